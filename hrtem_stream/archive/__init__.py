@@ -1,0 +1,1 @@
+"""The NeXus archive: writing, reading, recovery, verification. Alone knows h5py."""

@@ -1,0 +1,1 @@
+"""Processes: running a stage, metrics, logs, supervision."""

@@ -1,0 +1,1 @@
+"""Arrays in, arrays out: illumination, Bragg filter, coverage, ranking, run lengths."""

@@ -1,0 +1,1 @@
+"""Simulated cameras and feeds, so that everything can be tried without an instrument."""

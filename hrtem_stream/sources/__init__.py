@@ -1,0 +1,1 @@
+"""Feeds: one module for each kind. Alone know the words of detectors and files."""

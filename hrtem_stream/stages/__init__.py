@@ -1,0 +1,1 @@
+"""The stages: ingest, normalise, segment, sort."""

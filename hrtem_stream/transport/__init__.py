@@ -1,0 +1,1 @@
+"""Frame log, wire format, sockets and the delivery guarantee. Alone knows ZeroMQ."""
