@@ -141,9 +141,9 @@ class FrameHeader:
     """(M, N); (n, 0) where only n raw bytes could be kept, see `fault`."""
     dtype: str
     """numpy's name with the byte order, little endian: '<u2'."""
-    digest: int
-    """xxh3, 64 bit, of the pixel bytes as received."""
     received_ns: int
+    digest: int = 0
+    """xxh3, 64 bit, of the pixel bytes as received; travels in the envelope."""
     acquired_ns: int = 0
     name: str = ""
     fault: str = ""
@@ -171,6 +171,8 @@ class Delivery:
     floor: int
     """All ordinals below this one are in the archive, as far as `ingest` knows."""
     attempt: int = 1
+    digest: int = 0
+    """xxh3, 64 bit, of the pixel bytes as they went into the log; 0 without pixels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,89 @@
+"""What is added to an archive when its series ends: ranks, the ranked view, the ledger."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from hrtem_stream.archive.layout import TEXT_BYTES
+from hrtem_stream.archive.ledger import Ledger
+
+N_RANKED_MAX = 10_000
+"""Images in the ranked view: making it takes a time that grows with the square, 0.4 s here."""
+
+
+def order_of(fractions: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the rows, highest graphene fraction first, ties by row, NaN last."""
+    return np.argsort(-fractions, kind="stable").astype(np.int64)
+
+
+def rank_of(order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the place of each row in an order, from 0."""
+    rank = np.empty_like(order)
+    rank[order] = np.arange(order.size)
+    return rank
+
+
+def add_ranking(entry: h5py.Group, fractions: NDArray[np.float64]) -> None:
+    """Write the ranks and, if there is a frame, the view of the images in their order."""
+    order = order_of(fractions)
+    rank = entry["scores"].create_dataset("rank", data=rank_of(order))
+    rank.attrs["long_name"] = "place by graphene fraction, 0 is the best"
+    if not order.size:
+        return
+    shown = order[:N_RANKED_MAX]
+    ranked = entry.create_group("ranked")
+    ranked.attrs["NX_class"] = "NXdata"
+    ranked.attrs["signal"] = "image"
+    ranked.attrs["axes"] = ["rank", "y", "x"]
+    ranked.attrs["interpretation"] = "image"
+    ranked.attrs["n_frames"] = order.size
+    ranked.attrs["n_shown"] = shown.size
+    ranked.attrs["note"] = f"the best {shown.size} of {order.size} frames; scores/rank ranks all"
+    ranked["rank"] = np.arange(shown.size)
+    ranked["row"] = shown
+    ranked["graphene_fraction"] = fractions[shown]
+    for axis in "yx":
+        ranked[axis] = entry["images"][axis]
+    _add_view(ranked, entry["images/image"], shown)
+    ranked["image"].attrs["interpretation"] = "image"
+    ranked["image"].attrs["long_name"] = "images, highest graphene fraction first"
+
+
+def _add_view(ranked: h5py.Group, image: h5py.Dataset, rows: NDArray[np.int64]) -> None:
+    """Create a virtual dataset; by h5py's low level, which takes 5 µs an image."""
+    one = (1, *image.shape[1:])
+    target = h5py.h5s.create_simple((rows.size, *image.shape[1:]))
+    source = h5py.h5s.create_simple(image.shape)
+    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    for i, row in enumerate(rows.tolist()):
+        target.select_hyperslab((i, 0, 0), one)
+        source.select_hyperslab((row, 0, 0), one)
+        plist.set_virtual(target, b".", image.name.encode(), source)
+    target.select_all()
+    h5py.h5d.create(ranked.id, b"image", image.id.get_type(), target, plist)
+
+
+def add_ledger(entry: h5py.Group, ledger: Ledger) -> None:
+    """Write the account and the ranges that were lost in the end."""
+    group = entry["ledger"]
+    for name in (
+        "received", "archived", "lost", "repeated", "republished", "duplicates",
+        "end_ordinal", "end_reason", "balanced", "complete",
+    ):  # fmt: skip
+        group.attrs[name] = getattr(ledger, name)
+    lost = group.create_group("lost")
+    lost.attrs["NX_class"] = "NXcollection"
+    lost["first"] = np.array([loss.first for loss in ledger.losses], "<i8")
+    lost["n_frames"] = np.array([loss.n_frames for loss in ledger.losses], "<i8")
+    text = h5py.string_dtype("utf-8", TEXT_BYTES)
+    lost["reason"] = np.array([loss.reason.encode() for loss in ledger.losses], text)
+
+
+def reopen(entry: h5py.Group) -> None:
+    """Take away what closing added, from a file whose writer died before it was renamed."""
+    for name in ("ranked", "scores/rank", "ledger/lost"):
+        if name in entry:
+            del entry[name]
+    entry["ledger"].attrs["complete"] = False

@@ -1,0 +1,99 @@
+"""A dataset that grows by rows, without HDF5's chunk cache.
+
+The chunk in progress is kept in memory and stored at every flush in the same place, unfiltered,
+so that it never moves; a chunk that is full is shuffled and compressed once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from hrtem_stream.archive.codec import SHUFFLE, compressor_of, shuffle
+
+
+def filters_of_dataset(dataset: h5py.Dataset) -> tuple[int, ...]:
+    """Return the numbers of a dataset's filters, in the order in which a writer applies them."""
+    plist = dataset.id.get_create_plist()
+    return tuple(plist.get_filter(i)[0] for i in range(plist.get_nfilters()))
+
+
+class Column:
+    """Appends rows to one dataset, made by `layout.column`.
+
+    Parameters
+    ----------
+    dataset
+        Chunked along its first axis only.
+    """
+
+    def __init__(self, dataset: h5py.Dataset) -> None:
+        self._id = dataset.id
+        self._name = dataset.name
+        self._trailing: tuple[int, ...] = dataset.shape[1:]
+        self._rows: int = dataset.chunks[0]
+        self._filters = filters_of_dataset(dataset)
+        self._compress = compressor_of("deflate")
+        dtype = np.dtype(dataset.dtype.str)
+        self._tail = np.zeros((self._rows, *self._trailing), dtype)
+        self._shuffled = np.zeros(self._tail.nbytes if SHUFFLE in self._filters else 0, np.uint8)
+        self._dirty = False
+        self.n: int = dataset.shape[0]
+        """Rows, including those not yet flushed."""
+        self._load_tail(dataset)
+
+    def extend(self, rows: NDArray[Any]) -> None:
+        """Append rows."""
+        done = 0
+        while done < len(rows):
+            at = self.n % self._rows
+            count = min(self._rows - at, len(rows) - done)
+            self._tail[at : at + count] = rows[done : done + count]
+            self.n += count
+            done += count
+            self._dirty = True
+            if at + count == self._rows:
+                self._store_full()
+
+    def flush(self) -> None:
+        """Store the chunk in progress."""
+        if self._dirty:
+            self._id.set_extent((self.n, *self._trailing))
+            self._write(self._tail, (1 << len(self._filters)) - 1)
+            self._dirty = False
+
+    def cut(self, n: int) -> None:
+        """Keep only the first n rows; nothing may be unflushed."""
+        if n < self.n:
+            self._id.set_extent((n, *self._trailing))
+            self.n = n
+            self._load_tail(h5py.Dataset(self._id))
+
+    def _load_tail(self, dataset: h5py.Dataset) -> None:
+        at = self.n % self._rows
+        self._tail[...] = np.zeros((), self._tail.dtype)
+        if at:
+            self._tail[:at] = dataset[self.n - at : self.n]
+
+    def _store_full(self) -> None:
+        self._id.set_extent((self.n, *self._trailing))
+        filter_mask, payload = 0, self._tail.view(np.uint8).reshape(-1)
+        if self._filters:
+            if len(self._shuffled):
+                shuffle(self._tail.reshape(-1), out=self._shuffled)
+                payload = self._shuffled
+            compressed = self._compress(payload)
+            if len(compressed) < payload.size:
+                payload = compressed
+            else:
+                filter_mask = 1 << (len(self._filters) - 1)
+        self._write(payload, filter_mask)
+        self._tail[...] = np.zeros((), self._tail.dtype)
+        self._dirty = False
+
+    def _write(self, payload: Any, filter_mask: int) -> None:
+        corner = ((self.n - 1) // self._rows * self._rows, *(0 for _ in self._trailing))
+        self._id.write_direct_chunk(corner, payload, filter_mask)

@@ -1,0 +1,291 @@
+"""A file for HDF5 to write into that a killed process leaves as it was at its last commit.
+
+HDF5 changes its tables in place, so a process killed while it flushes can leave a file that does
+not open. Here every write below the end of the last commit is held back in memory, by pages,
+while new chunks, which nothing refers to yet, go straight to the file behind it. A commit writes
+the held pages to a journal beside the file, then into the file, then clears the journal.
+Whenever the process dies, the file, or the file with its journal applied, is exactly what was
+committed last; all other bytes lie behind the end that the file states for itself.
+
+The class is what h5py calls a file object: seek, tell, read, readinto, write, truncate, flush.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from hrtem_stream.errors import ArchiveError
+
+PAGE = 4096
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_MAGIC = b"HRTEMJ01"
+_HEADER = struct.Struct("<8sQQ")  # magic, number of pages, xxh3 of what follows
+_END_OF_FILE = struct.Struct("<28xQ")  # where superblocks of version 2 and 3 state it
+
+
+def journal_path(path: Path) -> Path:
+    """Return where the journal of a file lies."""
+    return path.with_name(path.name + ".journal")
+
+
+class JournalledFile:
+    """A file with commits; made by `create`, `reopen` or `for_reading`.
+
+    Parameters
+    ----------
+    path
+        The file.
+    descriptor, journal
+        Open file descriptors; -1 for the journal of a file that is only read.
+    size
+        End of the file as HDF5 sees it, in bytes; the file may be longer.
+    pages
+        What to read in place of the file, by page number.
+    """
+
+    def __init__(
+        self, path: Path, *, descriptor: int, journal: int, size: int, pages: dict[int, bytearray]
+    ) -> None:
+        self._path = path
+        self._descriptor = descriptor
+        self._journal = journal
+        self._size = size
+        self._position = 0
+        self._committed = _page_end(size)
+        self._pages = pages
+        self._discards = False
+
+    @classmethod
+    def create(cls, path: Path) -> JournalledFile:
+        """Open a new file, or one that is to be emptied.
+
+        Raises
+        ------
+        ArchiveError
+            If another process writes it.
+        OSError
+            If it cannot be created.
+        """
+        journal = _locked_journal(path)
+        os.ftruncate(journal, 0)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+        return cls(path, descriptor=descriptor, journal=journal, size=0, pages={})
+
+    @classmethod
+    def reopen(cls, path: Path) -> JournalledFile:
+        """Open a file for further writing, as it was at its last commit.
+
+        Raises
+        ------
+        ArchiveError
+            If another process writes it, or it is not an HDF5 file.
+        OSError
+            If it cannot be opened.
+        """
+        descriptor = os.open(path, os.O_RDWR)
+        journal = _locked_journal(path)
+        for number, page in _valid_pages(journal).items():
+            _write_all(descriptor, page, number * PAGE)
+        _clear(journal)
+        size = _stated_size(path, os.pread(descriptor, PAGE, 0), os.fstat(descriptor).st_size)
+        return cls(path, descriptor=descriptor, journal=journal, size=size, pages={})
+
+    @classmethod
+    def for_reading(cls, path: Path) -> JournalledFile:
+        """Open a file to read it as it was at its last commit, changing nothing.
+
+        Raises
+        ------
+        ArchiveError
+            If it is not an HDF5 file.
+        OSError
+            If it cannot be opened.
+        """
+        descriptor = os.open(path, os.O_RDONLY)
+        pages: dict[int, bytearray] = {}
+        with contextlib.suppress(FileNotFoundError):
+            journal = os.open(journal_path(path), os.O_RDONLY)
+            pages = _valid_pages(journal)
+            os.close(journal)
+        first = bytes(pages.get(0, os.pread(descriptor, PAGE, 0)))
+        size = _stated_size(path, first, os.fstat(descriptor).st_size)
+        return cls(path, descriptor=descriptor, journal=-1, size=size, pages=pages)
+
+    def reserve(self, n_bytes: int) -> None:
+        """Make sure that the disk has room for so many bytes behind the end.
+
+        Raises
+        ------
+        OSError
+            If it has not, and then nothing has changed.
+        """
+        try:
+            os.posix_fallocate(self._descriptor, self._size, n_bytes)
+        except OSError as error:
+            # Not every file system can promise space; there a full disk shows on writing.
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise
+
+    def commit(self) -> None:
+        """Make all that was written part of the file, or, if this fails, of the next commit.
+
+        Raises
+        ------
+        OSError
+            If the disk is full or fails.
+        """
+        if self._pages:
+            numbers = np.array(list(self._pages), "<u8").tobytes()
+            body = b"".join((numbers, *self._pages.values()))
+            header = _HEADER.pack(_MAGIC, len(self._pages), xxhash.xxh3_64_intdigest(body))
+            _write_all(self._journal, header + body, 0)
+            for number, page in self._pages.items():
+                _write_all(self._descriptor, page, number * PAGE)
+            _clear(self._journal)
+            self._pages.clear()
+        self._committed = _page_end(self._size)
+
+    def discard(self) -> None:
+        """Drop what was not committed; from now on nothing is written any more."""
+        self._discards = True
+        self._pages.clear()
+
+    def close(self) -> None:
+        """Cut the file to its size, unless it was only read or given up, and let go of it."""
+        if self._journal >= 0 and not self._discards:
+            os.ftruncate(self._descriptor, self._size)
+        os.close(self._descriptor)
+        if self._journal >= 0:
+            os.close(self._journal)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to an offset from the beginning or the end."""
+        self._position = offset if whence == os.SEEK_SET else self._size + offset
+        return self._position
+
+    def tell(self) -> int:
+        """Return the offset that was moved to."""
+        return self._position
+
+    def read(self, n_bytes: int) -> bytes:
+        """Return bytes from where `seek` moved to."""
+        out = bytearray(n_bytes)
+        return bytes(out[: self.readinto(out)])
+
+    def readinto(self, out: Any) -> int:
+        """Read bytes from where `seek` moved to; return how many."""
+        view = memoryview(out).cast("B")
+        begin = self._position
+        end = min(begin + len(view), self._size)
+        if begin >= end:
+            return 0
+        chunk = os.pread(self._descriptor, end - begin, begin)
+        view[: len(chunk)] = chunk
+        view[len(chunk) : end - begin] = bytes(end - begin - len(chunk))
+        if self._pages:
+            for number in range(begin // PAGE, _page_end(end) // PAGE):
+                page = self._pages.get(number)
+                if page is not None:
+                    a, b = max(begin, number * PAGE), min(end, (number + 1) * PAGE)
+                    view[a - begin : b - begin] = page[a - number * PAGE : b - number * PAGE]
+        self._position = end
+        return end - begin
+
+    def write(self, payload: Any) -> int:
+        """Write bytes where `seek` moved to, or hold them back for the next commit."""
+        view = memoryview(payload).cast("B")
+        if self._discards:
+            return len(view)
+        begin, end = self._position, self._position + len(view)
+        kept = max(0, min(end, self._committed) - begin)
+        if kept:
+            self._hold(view[:kept], begin)
+        if kept < len(view):
+            _write_all(self._descriptor, view[kept:], begin + kept)
+        self._position = end
+        self._size = max(self._size, end)
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the end of the file as HDF5 sees it; the file itself is cut when closed."""
+        if size is not None and not self._discards:
+            self._size = size
+        return self._size
+
+    def flush(self) -> None:
+        """Do nothing: only a commit decides."""
+
+    def _hold(self, view: memoryview, begin: int) -> None:
+        end = begin + len(view)
+        for number in range(begin // PAGE, _page_end(end) // PAGE):
+            base = number * PAGE
+            a, b = max(begin, base), min(end, base + PAGE)
+            page = self._pages.get(number)
+            if page is None:
+                page = bytearray(PAGE)
+                if b - a < PAGE:
+                    before = os.pread(self._descriptor, PAGE, base)
+                    page[: len(before)] = before
+                self._pages[number] = page
+            page[a - base : b - base] = view[a - begin : b - begin]
+
+
+def _page_end(size: int) -> int:
+    return -(-size // PAGE) * PAGE
+
+
+def _write_all(descriptor: int, payload: Any, offset: int) -> None:
+    view = memoryview(payload)
+    while len(view):
+        n = os.pwrite(descriptor, view, offset)
+        view, offset = view[n:], offset + n
+
+
+def _locked_journal(path: Path) -> int:
+    journal = os.open(journal_path(path), os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(journal)
+        raise ArchiveError(f"{path} is being written by another process") from error
+    return journal
+
+
+def _valid_pages(journal: int) -> dict[int, bytearray]:
+    """Return the pages of a journal that was written whole and not yet cleared, else none."""
+    header = os.pread(journal, _HEADER.size, 0)
+    if len(header) < _HEADER.size:
+        return {}
+    magic, n, digest = _HEADER.unpack(header)
+    n_bytes = n * (8 + PAGE)
+    if magic != _MAGIC or os.fstat(journal).st_size < _HEADER.size + n_bytes:
+        return {}
+    body = os.pread(journal, n_bytes, _HEADER.size)
+    if xxhash.xxh3_64_intdigest(body) != digest:
+        return {}
+    numbers = np.frombuffer(body, "<u8", n).tolist()
+    pages = memoryview(body)[8 * n :]
+    return {number: bytearray(pages[i * PAGE : (i + 1) * PAGE]) for i, number in enumerate(numbers)}
+
+
+def _clear(journal: int) -> None:
+    os.pwrite(journal, bytes(_HEADER.size), 0)
+
+
+def _stated_size(path: Path, first_page: bytes, n_bytes: int) -> int:
+    """Return the end of the file that its superblock states."""
+    if not first_page.startswith(SIGNATURE) or len(first_page) < 48 or first_page[8] not in (2, 3):
+        raise ArchiveError(f"{path} is not an HDF5 file that an archive writer left")
+    (size,) = _END_OF_FILE.unpack_from(first_page)
+    if size > n_bytes:
+        raise ArchiveError(f"{path} has {n_bytes} bytes but says that it has {size}")
+    return int(size)

@@ -1,0 +1,294 @@
+"""What lies where in an archive, and how a new one is laid out.
+
+    /entry                  NXentry, default=images
+      images                NXdata: image [frame, y, x] and its axes
+      scores                one value a frame each: fractions, rank, method, digests, times
+      runs                  frame_offset (F+1), start, length, value: frame i has the runs
+                            frame_offset[i] to frame_offset[i + 1]
+      illumination          coefficients (F, d+1, d+1)
+      thumbnails            the working images (F, P, Q)
+      vacuum, beam_off      (F, ⌈P Q / 8⌉) masks, eight pixels a byte, first pixel highest
+      set_aside             frames that do not fit the image dataset, byte for byte
+      ledger                what was received, archived and lost
+      process               NXprocess: version, settings, weights
+      ranked                NXdata: the same images, best first; added when the series ends
+
+Names are a contract with everybody's scripts.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import h5py
+import numpy as np
+
+from hrtem_stream.archive.codec import Codec, filters_of
+from hrtem_stream.archive.encoding import Keep, chunk_shape
+from hrtem_stream.messages import Calibration, SeriesStart
+
+LIBVER = ("v108", "v110")
+"""Older tables than h5py's newest: other programs read them."""
+TEXT_BYTES = 255
+"""Longest text of a frame, in UTF-8; longer ones end in an ellipsis."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchiveHeader:
+    """What is known of an archive before its first frame; stored in it as JSON."""
+
+    start: SeriesStart
+    shape: tuple[int, int]
+    dtype: str
+    codec: Codec
+    keep: Keep
+    provenance: dict[str, str]
+    """Version, settings, digest of the weights: all as text."""
+    log_id: int
+    ordinal: int
+    """Of the record that began the series; -1 when it is not known."""
+    first_row: int
+    """Row in the series of the first frame of this file."""
+    working_shape: tuple[int, int]
+    coefficients_shape: tuple[int, int]
+
+    def to_json(self) -> str:
+        """Return all fields as JSON."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> ArchiveHeader:
+        """Return the header that `to_json` wrote.
+
+        Raises
+        ------
+        ValueError, KeyError, TypeError
+            If the text is not that.
+        """
+        fields = json.loads(text)
+        start = SeriesStart(**fields.pop("start"))
+        calibration = Calibration(**start.calibration)  # type: ignore[arg-type]
+        for name in ("shape", "working_shape", "coefficients_shape"):
+            fields[name] = tuple(fields[name])
+        return cls(start=replace(start, calibration=calibration), **fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One dataset that holds one value a frame."""
+
+    name: str
+    dtype: str
+    """numpy's, or text:N for UTF-8 of at most N bytes."""
+    units: str
+    meaning: str
+
+
+SCORES = (
+    Field("graphene_fraction", "<f8", "", "graphene in the field of view"),
+    Field("amorphous_fraction", "<f8", "", "amorphous material in the field of view"),
+    Field("vacuum_fraction", "<f8", "", "vacuum in the frame"),
+    Field("beam_off_fraction", "<f8", "", "frame outside the beam"),
+    Field("method", "text:16", "", "unet, bragg or none"),
+    Field("attempt", "<i4", "", "how often the frame was published until it came through"),
+    Field("latency", "<f8", "s", "from received to archived"),
+    Field("digest", "<u8", "", "xxh3, 64 bit, of the pixel bytes as received"),
+    Field("stored_digest", "<u8", "", "xxh3, 64 bit, of the pixel bytes as stored"),
+    Field("sequence", "<i8", "", "number of the frame at the feed"),
+    Field("ordinal", "<i8", "", "number of the record in the frame log"),
+    Field("name", f"text:{TEXT_BYTES}", "", "name of the frame at the feed"),
+    Field("fault", f"text:{TEXT_BYTES}", "", "why the frame could not be analysed, or empty"),
+    Field("acquired_ns", "<i8", "ns", "acquired, since 1970; 0 where the feed does not say"),
+    Field("received_ns", "<i8", "ns", "received, since 1970"),
+    Field("archived_ns", "<i8", "ns", "archived, since 1970"),
+    Field("raw_bytes", "<u8", "B", "size as received"),
+    Field("stored_bytes", "<u8", "B", "size of the compressed pixels"),
+)
+
+RUNS_PER_CHUNK = 16_384
+ROWS_PER_CHUNK = 512
+TEXTS_PER_CHUNK = 128
+BYTES_PER_CHUNK = 1 << 16
+
+
+def lay_out(file: h5py.File, header: ArchiveHeader) -> None:
+    """Create all groups and empty datasets of an archive."""
+    file.attrs["default"] = "entry"
+    file.attrs["NX_class"] = "NXroot"
+    entry = _group(file, "entry", "NXentry")
+    entry["title"] = header.start.series
+    if header.start.started_ns:
+        entry["start_time"] = iso_time(header.start.started_ns)
+    _lay_out_process(entry, header)
+    _lay_out_images(entry, header)
+    _lay_out_tables(entry, header)
+    _lay_out_calibration(entry, header.start)
+    _lay_out_ledger(entry, header)
+
+
+def iso_time(time_ns: int) -> str:
+    """Return nanoseconds since 1970 as ISO 8601 in UTC, to the microsecond."""
+    seconds, rest = divmod(time_ns, 1_000_000_000)
+    moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    return moment.replace(microsecond=rest // 1000).isoformat()
+
+
+def image_axes(entry: h5py.Group, header: ArchiveHeader) -> None:
+    """Write the y and x axes: nanometres where the pixel size is known, else pixels."""
+    size_nm = header.start.calibration.pixel_size_nm
+    for name, n in zip("yx", header.shape, strict=True):
+        axis = entry.create_dataset(name, data=np.arange(n, dtype="<f8") * (size_nm or 1.0))
+        axis.attrs["units"] = "nm" if size_nm else "px"
+
+
+def mark_default(entry: h5py.Group) -> None:
+    """Name the default plot; an archive without frames has none."""
+    entry.attrs["default"] = "images"
+
+
+def column(
+    group: h5py.Group,
+    name: str,
+    dtype: str,
+    *,
+    rows: int,
+    trailing: tuple[int, ...] = (),
+    codec: Codec = "deflate",
+) -> h5py.Dataset:
+    """Create an empty dataset that grows by rows."""
+    kind, _, n_bytes = dtype.partition(":")
+    if kind == "text":
+        stored: Any = h5py.string_dtype("utf-8", int(n_bytes))
+    else:
+        stored = np.dtype(dtype)
+    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plist.set_chunk((rows, *trailing))
+    for number in filters_of(codec, np.dtype(stored.str)):
+        plist.set_filter(number, h5py.h5z.FLAG_OPTIONAL, _filter_values(number, stored.itemsize))
+    space = h5py.h5s.create_simple((0, *trailing), (h5py.h5s.UNLIMITED, *trailing))
+    kind_id = h5py.h5t.py_create(stored, logical=True)
+    created = h5py.h5d.create(group.id, name.encode(), kind_id, space, plist)
+    return h5py.Dataset(created)
+
+
+def _filter_values(number: int, itemsize: int) -> tuple[int, ...]:
+    # What HDF5 itself notes for shuffle is the size of a value, for the codecs their level.
+    return (itemsize,) if number == 2 else (1,)
+
+
+def _group(parent: h5py.Group, name: str, nx_class: str) -> h5py.Group:
+    group = parent.create_group(name)
+    group.attrs["NX_class"] = nx_class
+    return group
+
+
+def _lay_out_process(entry: h5py.Group, header: ArchiveHeader) -> None:
+    process = _group(entry, "process", "NXprocess")
+    process["program"] = "hrtem_stream"
+    for name, text in header.provenance.items():
+        process[name] = text
+    process.attrs["header"] = header.to_json()
+    process.attrs["codec"] = header.codec
+    process.attrs["keep"] = header.keep
+
+
+def _lay_out_images(entry: h5py.Group, header: ArchiveHeader) -> None:
+    images = _group(entry, "images", "NXdata")
+    images.attrs["signal"] = "image"
+    images.attrs["axes"] = ["frame", "y", "x"]
+    images.attrs["interpretation"] = "image"
+    rows, N = chunk_shape(header.shape, dtype=np.dtype(header.dtype))
+    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plist.set_chunk((1, rows, N))
+    dtype = np.dtype(header.dtype)
+    for number in filters_of(header.codec, dtype):
+        plist.set_filter(number, h5py.h5z.FLAG_OPTIONAL, _filter_values(number, dtype.itemsize))
+    space = h5py.h5s.create_simple((0, *header.shape), (h5py.h5s.UNLIMITED, *header.shape))
+    kind = h5py.h5t.py_create(dtype, logical=True)
+    image = h5py.Dataset(h5py.h5d.create(images.id, b"image", kind, space, plist))
+    image.attrs["interpretation"] = "image"
+    image.attrs["units"] = "counts"
+    image.attrs["long_name"] = (
+        "detector counts, amorphous runs replaced by their mean"
+        if header.keep == "graphene"
+        else "detector counts"
+    )
+    frame = column(images, "frame", "<i8", rows=ROWS_PER_CHUNK)
+    frame.attrs["long_name"] = "row of the frame in the series"
+    image_axes(images, header)
+
+
+def _lay_out_tables(entry: h5py.Group, header: ArchiveHeader) -> None:
+    scores = _group(entry, "scores", "NXcollection")
+    for field in SCORES:
+        text = field.dtype.startswith("text")
+        rows = TEXTS_PER_CHUNK if text else ROWS_PER_CHUNK
+        dataset = column(scores, field.name, field.dtype, rows=rows)
+        dataset.attrs["long_name"] = field.meaning
+        if field.units:
+            dataset.attrs["units"] = field.units
+
+    runs = _group(entry, "runs", "NXcollection")
+    column(runs, "frame_offset", "<u8", rows=ROWS_PER_CHUNK)
+    column(runs, "start", "<u4", rows=RUNS_PER_CHUNK)
+    column(runs, "length", "<u4", rows=RUNS_PER_CHUNK)
+    column(runs, "value", header.dtype, rows=RUNS_PER_CHUNK)
+
+    P, Q = header.working_shape
+    illumination = _group(entry, "illumination", "NXcollection")
+    coefficients = column(
+        illumination, "coefficients", "<f4", rows=64, trailing=header.coefficients_shape
+    )
+    coefficients.attrs["units"] = "counts"
+    coefficients.attrs["long_name"] = "Bézier coefficients of the illumination, per frame"
+    thumbnails = _group(entry, "thumbnails", "NXcollection")
+    thumbnail = column(thumbnails, "image", "|u1", rows=1, trailing=(P, Q), codec="none")
+    thumbnail.attrs["long_name"] = "working image from -3 to +3 deviations"
+    for name in ("vacuum", "beam_off"):
+        bits = column(entry, name, "|u1", rows=1, trailing=(-(-P * Q // 8),))
+        bits.attrs["shape"] = header.working_shape
+        bits.attrs["long_name"] = "mask of the working image, packed, first pixel highest bit"
+
+    aside = _group(entry, "set_aside", "NXcollection")
+    column(aside, "bytes", "|u1", rows=BYTES_PER_CHUNK)
+    column(aside, "offset", "<u8", rows=ROWS_PER_CHUNK)
+    column(aside, "row", "<u8", rows=ROWS_PER_CHUNK)
+    column(aside, "shape", "<u8", rows=ROWS_PER_CHUNK, trailing=(2,))
+    column(aside, "dtype", "text:16", rows=TEXTS_PER_CHUNK)
+    column(aside, "reason", f"text:{TEXT_BYTES}", rows=TEXTS_PER_CHUNK)
+
+
+def _lay_out_calibration(entry: h5py.Group, start: SeriesStart) -> None:
+    calibration = _group(entry, "calibration", "NXcollection")
+    known = start.calibration
+    for name, value, units in (
+        ("pixel_size_nm", known.pixel_size_nm, "nm"),
+        ("exposure_s", known.exposure_s, "s"),
+        ("dose_e_per_nm2", known.dose_e_per_nm2, "1/nm^2"),
+        ("voltage_kv", known.voltage_kv, "kV"),
+    ):
+        if value is not None:
+            calibration[name] = float(value)
+            calibration[name].attrs["units"] = units
+    feed = _group(entry, "feed", "NXcollection")
+    feed.attrs["kind"] = start.feed
+    for name, text in start.metadata.items():
+        # An attribute, whose name may hold any character.
+        feed.attrs[name] = text
+
+
+def _lay_out_ledger(entry: h5py.Group, header: ArchiveHeader) -> None:
+    ledger = _group(entry, "ledger", "NXcollection")
+    ledger.attrs["series_id"] = header.start.series_id
+    ledger.attrs["log_id"] = header.log_id
+    ledger.attrs["first_ordinal"] = header.ordinal
+    ledger.attrs["first_row"] = header.first_row
+    ledger.attrs["complete"] = False
+    declared = _group(ledger, "declared", "NXcollection")
+    column(declared, "first", "<i8", rows=ROWS_PER_CHUNK)
+    column(declared, "n_frames", "<i8", rows=ROWS_PER_CHUNK)
+    column(declared, "reason", f"text:{TEXT_BYTES}", rows=TEXTS_PER_CHUNK)
+    column(declared, "ordinal", "<i8", rows=ROWS_PER_CHUNK)

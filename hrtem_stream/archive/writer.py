@@ -1,0 +1,693 @@
+"""Writes the archive of one series, or one file of it.
+
+While a series runs its file is called `NAME.part`; closing gives it its name. Each `append` and
+each declared loss is committed before it returns: whenever the process is killed, `resume` finds
+exactly what was committed last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from hrtem_stream.archive.closing import add_ledger, add_ranking, reopen
+from hrtem_stream.archive.codec import Codec
+from hrtem_stream.archive.column import Column
+from hrtem_stream.archive.encoding import (
+    EncodedFrame,
+    Keep,
+    SetAsideFrame,
+    checked_dtype,
+    checked_shape,
+    set_aside,
+)
+from hrtem_stream.archive.journal import JournalledFile, journal_path
+from hrtem_stream.archive.layout import (
+    LIBVER,
+    SCORES,
+    TEXT_BYTES,
+    ArchiveHeader,
+    lay_out,
+    mark_default,
+)
+from hrtem_stream.archive.ledger import Ledger, Loss, lost_ranges
+from hrtem_stream.errors import ArchiveError
+from hrtem_stream.messages import LossRange, SegmentedFrame, SeriesEnd, SeriesStart
+
+Row: TypeAlias = tuple[SegmentedFrame, EncodedFrame | SetAsideFrame]
+
+FAILURES = (OSError, RuntimeError, KeyError, ValueError)
+"""What h5py raises when the file below it fails."""
+
+RESERVE_BYTES = 4 << 20
+"""Room asked for beside the pixels: the tables' chunks and HDF5's own pages."""
+
+
+def part_path(path: Path) -> Path:
+    """Return where an archive lies until it is closed."""
+    return path.with_name(path.name + ".part")
+
+
+class ArchiveWriter:
+    """Appends to one archive; made by `create` or `resume`. Not for two threads at once.
+
+    Parameters
+    ----------
+    path
+        Name of the file once it is closed.
+    journalled, file
+        The file and h5py's view of it.
+    header
+        As stored in the file.
+    overwrite
+        Whether closing may replace a file.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        journalled: JournalledFile,
+        file: h5py.File,
+        header: ArchiveHeader,
+        overwrite: bool,
+    ) -> None:
+        self.path = path
+        self.header = header
+        self._journalled = journalled
+        self._file = file
+        self._overwrite = overwrite
+        entry = file["entry"]
+        self._image = entry["images/image"].id
+        self._tables = _Tables(entry, header)
+        self._n_rows = self._tables.n_rows
+        self._n_committed = self._n_rows
+        self._failure = ""
+        scores = entry["scores"]
+        # HDF5 must not read in this session what it was given as whole chunks: it remembers
+        # the filter mask of a chunk wrongly until the dataset is opened anew.
+        self._fractions: list[float] = scores["graphene_fraction"][:].tolist()
+        self._ordinals: list[int] = scores["ordinal"][:].tolist()
+        self._sequences: list[int] = scores["sequence"][:].tolist()
+        declared = entry["ledger/declared"]
+        self._declared = _declared(declared)
+        self._loss_ordinals: list[int] = declared["ordinal"][:].tolist()
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        start: SeriesStart,
+        shape: tuple[int, int],
+        dtype: str | np.dtype[Any],
+        codec: Codec = "deflate",
+        keep: Keep = "graphene",
+        provenance: dict[str, str] | None = None,
+        log_id: int = 0,
+        ordinal: int = -1,
+        first_row: int = 0,
+        working_shape: tuple[int, int] = (256, 256),
+        coefficients_shape: tuple[int, int] = (3, 3),
+        overwrite: bool = False,
+    ) -> ArchiveWriter:
+        """Begin an archive.
+
+        Parameters
+        ----------
+        path
+            Name of the file once it is closed.
+        start, log_id, ordinal
+            The record that began the series, the log that holds it and its number there.
+        shape, dtype
+            Of the frames of the series.
+        codec, keep
+            As given to the `FrameEncoder`.
+        provenance
+            Version, settings, digest of the weights, as text by name.
+        first_row
+            Row of the first frame, in the second and further files of a series.
+        working_shape, coefficients_shape
+            Of the masks and of the illumination of each frame.
+        overwrite
+            Whether to replace a file of that name, finished or not.
+
+        Raises
+        ------
+        ArchiveError
+            If there is such a file and it may not be replaced, or it cannot be created.
+        ValueError
+            If shape or dtype is not one that an archive can hold.
+        """
+        header = ArchiveHeader(
+            start=start,
+            shape=checked_shape(shape),
+            dtype=checked_dtype(dtype).str,
+            codec=codec,
+            keep=keep,
+            provenance=dict(provenance or {}),
+            log_id=log_id,
+            ordinal=ordinal,
+            first_row=first_row,
+            working_shape=working_shape,
+            coefficients_shape=coefficients_shape,
+        )
+        return cls.create_from(path, header=header, overwrite=overwrite)
+
+    @classmethod
+    def create_from(
+        cls, path: str | os.PathLike[str], *, header: ArchiveHeader, overwrite: bool = False
+    ) -> ArchiveWriter:
+        """Begin an archive with a header that is complete already.
+
+        Raises
+        ------
+        ArchiveError
+            As `create`.
+        """
+        path = Path(path)
+        part = part_path(path)
+        for existing in (path, part):
+            if existing.exists() and not overwrite:
+                raise ArchiveError(f"{existing} exists already and is not to be overwritten")
+        try:
+            journalled = JournalledFile.create(part)
+        except OSError as error:
+            raise ArchiveError(f"{part} cannot be created: {error.strerror}") from error
+        try:
+            file = h5py.File(journalled, "w", libver=LIBVER)
+            lay_out(file, header)
+            writer = cls(path, journalled=journalled, file=file, header=header, overwrite=overwrite)
+            writer._tables.begin()
+            writer._commit()
+        except FAILURES as error:
+            journalled.discard()
+            raise ArchiveError(f"{part} cannot be created: {error}") from error
+        return writer
+
+    @classmethod
+    def resume(cls, path: str | os.PathLike[str], *, overwrite: bool = False) -> ArchiveWriter:
+        """Go on with an archive whose writer was stopped, from what it committed last.
+
+        Parameters
+        ----------
+        path
+            Name of the file once it is closed; what is opened is its `.part`.
+        overwrite
+            Whether closing may replace a file.
+
+        Raises
+        ------
+        ArchiveError
+            If there is none, another process writes it, or it is damaged.
+        """
+        path = Path(path)
+        part = part_path(path)
+        try:
+            journalled = JournalledFile.reopen(part)
+        except OSError as error:
+            raise ArchiveError(f"{part} cannot be resumed: {error.strerror}") from error
+        try:
+            file = h5py.File(journalled, "r+", libver=LIBVER)
+            entry = file["entry"]
+            header = ArchiveHeader.from_json(entry["process"].attrs["header"])
+            reopen(entry)
+            _Tables(entry, header).cut(entry["images/image"])
+            writer = cls(path, journalled=journalled, file=file, header=header, overwrite=overwrite)
+            writer._commit()
+        except (*FAILURES, TypeError) as error:
+            journalled.discard()
+            raise ArchiveError(f"{part} is damaged: {error}") from error
+        return writer
+
+    @property
+    def n_rows(self) -> int:
+        """Frames in this file, as committed."""
+        return self._n_committed
+
+    @property
+    def next_row(self) -> int:
+        """Row in the series of the frame to append next."""
+        return self.header.first_row + self._n_committed
+
+    @property
+    def ordinals(self) -> list[int]:
+        """Ordinals of the frames in this file, by row."""
+        return self._ordinals[: self._n_committed]
+
+    @property
+    def sequences(self) -> list[int]:
+        """Sequences of the frames in this file, by row."""
+        return self._sequences[: self._n_committed]
+
+    @property
+    def loss_ordinals(self) -> list[int]:
+        """Ordinals of the losses declared in this file."""
+        return list(self._loss_ordinals)
+
+    @property
+    def losses(self) -> tuple[Loss, ...]:
+        """The losses declared in this file."""
+        return tuple(self._declared)
+
+    def append(self, frames: Sequence[Row], *, archived_ns: int) -> None:
+        """Append frames and commit them.
+
+        After an error that says the disk is full, nothing is lost: call again with the same
+        frames once there is room.
+
+        Parameters
+        ----------
+        frames
+            In order of row, the first at `next_row`.
+        archived_ns
+            Time of archiving, in nanoseconds since 1970.
+
+        Raises
+        ------
+        ArchiveError
+            If the rows do not follow on, a frame is not of this series, or the disk is full.
+        """
+        self._require_usable()
+        if not frames:
+            return
+        self._require_rows(frames)
+        # Rows of an earlier call that were written but could not be committed are there already.
+        new = frames[self._n_rows - self._n_committed :]
+        with self._writing():
+            self._journalled.reserve(
+                RESERVE_BYTES + sum(_stored_bytes(encoded) for _, encoded in new)
+            )
+        if new:
+            with self._writing(fatal=True):
+                self._write(new, archived_ns)
+        with self._writing():
+            self._commit()
+
+    def append_set_aside(
+        self, frame: SegmentedFrame, received: bytes | NDArray[Any], *, archived_ns: int
+    ) -> None:
+        """Append a frame that does not fit the image dataset, byte for byte, and commit it.
+
+        Raises
+        ------
+        ArchiveError
+            As `append`.
+        """
+        aside = self.set_aside(frame, received)
+        self.append([(frame, aside)], archived_ns=archived_ns)
+
+    def set_aside(self, frame: SegmentedFrame, received: bytes | NDArray[Any]) -> SetAsideFrame:
+        """Return what to append for a frame that does not fit the image dataset."""
+        header = frame.header
+        unfit = (
+            f"frame is {header.shape} {header.dtype}, "
+            f"not {self.header.shape} {self.header.dtype} as the series"
+        )
+        return set_aside(
+            received, shape=header.shape, dtype=header.dtype, reason=header.fault or unfit
+        )
+
+    def declare_loss(self, loss: LossRange, *, ordinal: int) -> None:
+        """Note that frames never came, and commit it; a second time it does nothing.
+
+        Raises
+        ------
+        ArchiveError
+            If the disk is full.
+        """
+        self._require_usable()
+        with self._writing():
+            self._journalled.reserve(RESERVE_BYTES)
+        if ordinal not in self._loss_ordinals:
+            declared = Loss(first=loss.first, n_frames=loss.n_frames, reason=loss.reason)
+            with self._writing(fatal=True):
+                self._tables.declare(declared, ordinal)
+            self._declared.append(declared)
+            self._loss_ordinals.append(ordinal)
+        with self._writing():
+            self._commit()
+
+    def close(
+        self,
+        end: SeriesEnd,
+        *,
+        ordinal: int = -1,
+        duplicates: int = 0,
+        archived_elsewhere: Sequence[int] = (),
+    ) -> Ledger:
+        """Add ranking and ledger, and give the file its name.
+
+        Parameters
+        ----------
+        end, ordinal
+            The record that ends the series and its number in the log. Where it counts the
+            frames received, that count goes into the ledger.
+        duplicates
+            Publications that were dropped because their frame was archived already.
+        archived_elsewhere
+            Sequences in other files of the series: these are not lost.
+
+        Raises
+        ------
+        ArchiveError
+            If there is a file of that name that may not be replaced, or the disk is full; the
+            `.part` stays, and `resume` takes it up.
+        """
+        self._require_usable()
+        if self.path.exists() and not self._overwrite:
+            raise ArchiveError(f"{self.path} exists already and is not to be overwritten")
+        ledger = self.ledger(
+            end, ordinal=ordinal, duplicates=duplicates, archived_elsewhere=archived_elsewhere
+        )
+        entry = self._file["entry"]
+        with self._writing():
+            self._journalled.reserve(RESERVE_BYTES + 512 * self._n_rows)
+        with self._writing(fatal=True):
+            self._tables.flush()
+            add_ranking(entry, np.array(self._fractions, np.float64))
+            add_ledger(entry, ledger)
+            self._commit()
+            self._release()
+            part_path(self.path).replace(self.path)
+            journal_path(part_path(self.path)).unlink(missing_ok=True)
+        self._failure = "it is closed"
+        return ledger
+
+    def ledger(
+        self,
+        end: SeriesEnd,
+        *,
+        ordinal: int = -1,
+        duplicates: int = 0,
+        archived_elsewhere: Sequence[int] = (),
+    ) -> Ledger:
+        """Return the account of this file as it would be if it were closed now."""
+        archived = np.array([*self.sequences, *archived_elsewhere], np.int64)
+        losses = lost_ranges(self._declared, archived=archived)
+        lost = sum(loss.n_frames for loss in losses)
+        return Ledger(
+            series=self.header.start.series,
+            series_id=self.header.start.series_id,
+            log_id=self.header.log_id,
+            first_row=self.header.first_row,
+            received=end.n_received or self.n_rows + lost,
+            archived=self.n_rows,
+            lost=lost,
+            losses=losses,
+            repeated=end.n_repeated,
+            republished=end.n_republished,
+            duplicates=duplicates,
+            first_ordinal=self.header.ordinal,
+            end_ordinal=ordinal,
+            end_reason=end.reason,
+            complete=True,
+        )
+
+    def abandon(self) -> None:
+        """Let go of the file as it was committed last, for `resume` to take up."""
+        if not self._failure.startswith("it is"):
+            self._journalled.discard()
+            with contextlib.suppress(*FAILURES):
+                self._file.close()
+            self._journalled.close()
+            self._failure = "it is abandoned"
+
+    def _require_usable(self) -> None:
+        if self._failure:
+            raise ArchiveError(f"{part_path(self.path)} cannot be written: {self._failure}")
+
+    def _require_rows(self, frames: Sequence[Row]) -> None:
+        for row, (frame, encoded) in enumerate(frames, self.next_row):
+            if frame.header.row != row:
+                raise ArchiveError(
+                    f"{self.path.name}: frame must be for row {row}, got {frame.header.row}"
+                )
+            if isinstance(encoded, SetAsideFrame):
+                continue
+            if (frame.header.shape, frame.header.dtype) != (self.header.shape, self.header.dtype):
+                raise ArchiveError(
+                    f"{self.path.name}: frame in row {row} must be {self.header.shape} "
+                    f"{self.header.dtype}, got {frame.header.shape} {frame.header.dtype}"
+                )
+        self._tables.require_shapes([frame for frame, _ in frames])
+
+    @contextlib.contextmanager
+    def _writing(self, *, fatal: bool = False) -> Iterator[None]:
+        """Turn a failing disk into an `ArchiveError`; a fatal one leaves only `resume`."""
+        try:
+            yield
+        except FAILURES as error:
+            if fatal:
+                self._failure = str(error)
+            part = part_path(self.path)
+            raise ArchiveError(f"{part} cannot be written: {error}") from error
+
+    def _write(self, frames: Sequence[Row], archived_ns: int) -> None:
+        n = self._n_rows + len(frames)
+        self._image.set_extent((n, *self.header.shape))
+        for row, (_, encoded) in enumerate(frames, self._n_rows):
+            if isinstance(encoded, EncodedFrame):
+                for chunk in encoded.chunks:
+                    self._image.write_direct_chunk(
+                        (row, *chunk.corner), chunk.payload, chunk.filter_mask
+                    )
+        scores = scores_of(frames, archived_ns)
+        self._tables.extend(frames, scores)
+        self._fractions += scores["graphene_fraction"].tolist()
+        if self._n_rows == 0:
+            mark_default(self._file["entry"])
+        self._n_rows = n
+        self._ordinals += [frame.delivery.ordinal for frame, _ in frames]
+        self._sequences += [frame.header.sequence for frame, _ in frames]
+
+    def _commit(self) -> None:
+        self._tables.flush()
+        self._file.flush()
+        self._journalled.commit()
+        self._n_committed = self._n_rows
+
+    def _release(self) -> None:
+        self._file.close()
+        self._journalled.commit()
+        self._journalled.close()
+
+
+class _Tables:
+    """All that is stored beside the images, one `Column` a dataset."""
+
+    def __init__(self, entry: h5py.Group, header: ArchiveHeader) -> None:
+        self._header = header
+        self._frame = Column(entry["images/frame"])
+        self._scores = {field.name: Column(entry["scores"][field.name]) for field in SCORES}
+        self._runs = {
+            name: Column(entry["runs"][name])
+            for name in ("frame_offset", "start", "length", "value")
+        }
+        self._coefficients = Column(entry["illumination/coefficients"])
+        self._thumbnails = Column(entry["thumbnails/image"])
+        self._vacuum = Column(entry["vacuum"])
+        self._beam_off = Column(entry["beam_off"])
+        aside = entry["set_aside"]
+        self._aside = {
+            name: Column(aside[name])
+            for name in ("bytes", "offset", "row", "shape", "dtype", "reason")
+        }
+        declared = entry["ledger/declared"]
+        self._declared = {
+            name: Column(declared[name]) for name in ("first", "n_frames", "reason", "ordinal")
+        }
+        self._by_frame = (
+            self._frame,
+            *self._scores.values(),
+            self._coefficients,
+            self._thumbnails,
+            self._vacuum,
+            self._beam_off,
+        )
+        self._all = (
+            *self._by_frame,
+            *self._runs.values(),
+            *self._aside.values(),
+            *self._declared.values(),
+        )
+
+    @property
+    def n_rows(self) -> int:
+        return self._frame.n
+
+    def begin(self) -> None:
+        """Write the offsets of nothing."""
+        self._runs["frame_offset"].extend(np.zeros(1, np.uint64))
+        self._aside["offset"].extend(np.zeros(1, np.uint64))
+
+    def flush(self) -> None:
+        for table in self._all:
+            table.flush()
+
+    def require_shapes(self, frames: Sequence[SegmentedFrame]) -> None:
+        """Refuse frames whose masks or coefficients do not fit, unless nothing was found."""
+        P, Q = self._header.working_shape
+        for frame in frames:
+            shapes = (frame.thumbnail.shape, frame.vacuum.shape, frame.beam_off.shape)
+            fits = shapes == ((P, Q),) * 3
+            if not fits and frame.method != "none":
+                raise ArchiveError(f"row {frame.header.row}: masks must be {(P, Q)}, got {shapes}")
+            if frame.coefficients.shape != self._header.coefficients_shape and fits:
+                raise ArchiveError(
+                    f"row {frame.header.row}: coefficients must be "
+                    f"{self._header.coefficients_shape}, got {frame.coefficients.shape}"
+                )
+
+    def extend(self, frames: Sequence[Row], scores: dict[str, NDArray[Any]]) -> None:
+        rows = np.array([frame.header.row for frame, _ in frames], np.int64)
+        self._frame.extend(rows)
+        for name, values in scores.items():
+            self._scores[name].extend(values)
+        for frame, encoded in frames:
+            if isinstance(encoded, SetAsideFrame):
+                self._set_aside(frame, encoded)
+            else:
+                for name in ("start", "length", "value"):
+                    self._runs[name].extend(getattr(encoded, name))
+            self._runs["frame_offset"].extend(np.array([self._runs["start"].n], np.uint64))
+            self._add_working_image(frame)
+
+    def declare(self, loss: Loss, ordinal: int) -> None:
+        self._declared["first"].extend(np.array([loss.first], np.int64))
+        self._declared["n_frames"].extend(np.array([loss.n_frames], np.int64))
+        self._declared["reason"].extend(_texts([loss.reason], TEXT_BYTES))
+        self._declared["ordinal"].extend(np.array([ordinal], np.int64))
+
+    def cut(self, image: h5py.Dataset) -> None:
+        """Cut all datasets to the rows that all of them have.
+
+        A journalled file has the same in each; one whose journal is gone may not.
+        """
+        offsets = self._runs["frame_offset"]
+        aside = self._aside["offset"]
+        if not offsets.n or not aside.n:
+            raise ValueError("the tables of offsets are empty")
+        n = min(image.shape[0], offsets.n - 1, *(table.n for table in self._by_frame))
+        image.resize(n, axis=0)
+        for table in self._by_frame:
+            table.cut(n)
+        offsets.cut(n + 1)
+        n_runs = int(image.file["entry/runs/frame_offset"][n])
+        for name in ("start", "length", "value"):
+            if self._runs[name].n < n_runs:
+                raise ValueError(f"runs/{name} has {self._runs[name].n} runs of {n_runs}")
+            self._runs[name].cut(n_runs)
+        self._cut_aside(image.file["entry/set_aside"], n)
+        n_declared = min(table.n for table in self._declared.values())
+        for table in self._declared.values():
+            table.cut(n_declared)
+
+    def _cut_aside(self, group: h5py.Group, n_rows: int) -> None:
+        names = ("row", "shape", "dtype", "reason")
+        n = min(self._aside["offset"].n - 1, *(self._aside[name].n for name in names))
+        n = int(np.count_nonzero(group["row"][:n] < n_rows))
+        for name in names:
+            self._aside[name].cut(n)
+        self._aside["offset"].cut(n + 1)
+        n_bytes = int(group["offset"][n])
+        if self._aside["bytes"].n < n_bytes:
+            raise ValueError(f"set_aside/bytes has {self._aside['bytes'].n} bytes of {n_bytes}")
+        self._aside["bytes"].cut(n_bytes)
+
+    def _set_aside(self, frame: SegmentedFrame, aside: SetAsideFrame) -> None:
+        row = frame.header.row - self._header.first_row
+        self._aside["bytes"].extend(np.frombuffer(aside.payload, np.uint8))
+        self._aside["offset"].extend(np.array([self._aside["bytes"].n], np.uint64))
+        self._aside["row"].extend(np.array([row], np.uint64))
+        self._aside["shape"].extend(np.array([aside.shape], np.uint64))
+        self._aside["dtype"].extend(_texts([aside.dtype], 16))
+        self._aside["reason"].extend(_texts([aside.reason], TEXT_BYTES))
+
+    def _add_working_image(self, frame: SegmentedFrame) -> None:
+        P, Q = self._header.working_shape
+        fits = frame.thumbnail.shape == (P, Q) == frame.vacuum.shape == frame.beam_off.shape
+        if fits:
+            self._coefficients.extend(frame.coefficients[np.newaxis])
+            self._thumbnails.extend(frame.thumbnail[np.newaxis])
+            self._vacuum.extend(np.packbits(frame.vacuum)[np.newaxis])
+            self._beam_off.extend(np.packbits(frame.beam_off)[np.newaxis])
+        else:
+            nothing = np.full((1, *self._header.coefficients_shape), np.nan, np.float32)
+            self._coefficients.extend(nothing)
+            self._thumbnails.extend(np.zeros((1, P, Q), np.uint8))
+            self._vacuum.extend(np.zeros((1, -(-P * Q // 8)), np.uint8))
+            self._beam_off.extend(np.zeros((1, -(-P * Q // 8)), np.uint8))
+
+
+def scores_of(frames: Sequence[Row], archived_ns: int) -> dict[str, NDArray[Any]]:
+    """Return the rows of all score columns."""
+    segmented = [frame for frame, _ in frames]
+    headers = [frame.header for frame in segmented]
+    encoded = [encoded for _, encoded in frames]
+    aside = np.array([isinstance(one, SetAsideFrame) for one in encoded])
+    received_ns = np.array([header.received_ns for header in headers], np.int64)
+    values: dict[str, NDArray[Any]] = {}
+    for name in (
+        "graphene_fraction", "amorphous_fraction", "vacuum_fraction", "beam_off_fraction",
+    ):  # fmt: skip
+        fractions = np.array([getattr(frame, name) for frame in segmented], np.float64)
+        # What is not among the images cannot be ranked among them.
+        values[name] = np.where(aside, np.nan, fractions)
+    methods = ["none" if out else frame.method for out, frame in zip(aside, segmented, strict=True)]
+    faults = [
+        one.reason if isinstance(one, SetAsideFrame) else header.fault
+        for one, header in zip(encoded, headers, strict=True)
+    ]
+    values["method"] = _texts(methods, 16)
+    values["attempt"] = np.array([frame.delivery.attempt for frame in segmented], np.int32)
+    values["latency"] = (archived_ns - received_ns) / 1e9
+    values["digest"] = np.array([header.digest for header in headers], np.uint64)
+    values["stored_digest"] = np.array(
+        [one.digest if isinstance(one, SetAsideFrame) else one.stored_digest for one in encoded],
+        np.uint64,
+    )
+    values["sequence"] = np.array([header.sequence for header in headers], np.int64)
+    values["ordinal"] = np.array([frame.delivery.ordinal for frame in segmented], np.int64)
+    values["name"] = _texts([header.name for header in headers], TEXT_BYTES)
+    values["fault"] = _texts(faults, TEXT_BYTES)
+    values["acquired_ns"] = np.array([header.acquired_ns for header in headers], np.int64)
+    values["received_ns"] = received_ns
+    values["archived_ns"] = np.full(len(frames), archived_ns, np.int64)
+    values["raw_bytes"] = np.array([header.n_bytes for header in headers], np.uint64)
+    values["stored_bytes"] = np.array([_stored_bytes(one) for one in encoded], np.uint64)
+    return values
+
+
+def _stored_bytes(encoded: EncodedFrame | SetAsideFrame) -> int:
+    if isinstance(encoded, SetAsideFrame):
+        return len(encoded.payload)
+    return encoded.stored_bytes
+
+
+def _texts(texts: Sequence[str], n_bytes: int) -> NDArray[np.bytes_]:
+    """Return texts as UTF-8 of at most so many bytes; longer ones end in an ellipsis."""
+    coded = []
+    for text in texts:
+        utf8 = text.encode("utf-8", "replace")
+        if len(utf8) > n_bytes:
+            utf8 = utf8[: n_bytes - 3].decode("utf-8", "ignore").encode() + "…".encode()
+        coded.append(utf8)
+    return np.array(coded, f"S{n_bytes}")
+
+
+def _declared(group: h5py.Group) -> list[Loss]:
+    reasons = group["reason"].asstr()[:]
+    return [
+        Loss(first=first, n_frames=n, reason=reason)
+        for first, n, reason in zip(
+            group["first"][:].tolist(), group["n_frames"][:].tolist(), reasons, strict=True
+        )
+    ]

@@ -1,0 +1,137 @@
+"""Metrics of one stage, on one Prometheus port, with `/healthz` beside `/metrics`."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from wsgiref.types import StartResponse, WSGIEnvironment
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
+from prometheus_client.process_collector import ProcessCollector
+
+from hrtem_stream import __version__
+
+logger = logging.getLogger(__name__)
+
+SECONDS_BUCKETS = (
+    0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60,
+)  # fmt: skip
+RATIO_BUCKETS = tuple(step / 10 for step in range(11))
+HEALTHY_S = 10.0
+
+
+class Meter:
+    """The metrics of one process.
+
+    Parameters
+    ----------
+    stage
+        Name of the stage, the only identity in the labels.
+    """
+
+    def __init__(self, stage: str) -> None:
+        self.stage = stage
+        self.registry = CollectorRegistry()
+        self.beat_s = time.monotonic()
+        ProcessCollector(registry=self.registry)
+        counter, gauge, histogram = self._counter, self._gauge, self._histogram
+        self.frames_received = counter("frames_received", "Frames taken in")
+        self.frames_sent = counter("frames_sent", "Frames handed on")
+        self.bytes_received = counter("received_bytes", "Bytes taken in")
+        self.bytes_sent = counter("sent_bytes", "Bytes handed on")
+        self.stage_seconds = histogram("stage_seconds", "Work on one batch", SECONDS_BUCKETS)
+        self.frame_age_seconds = histogram(
+            "frame_age_seconds", "Time since the frame was received", SECONDS_BUCKETS
+        )
+        self.queue_frames = gauge("queue_frames", "Frames waiting in this stage")
+        self.in_progress_frames = gauge("in_progress_frames", "Frames being worked on")
+        self.republished = counter("republished_frames", "Publications beyond the first")
+        self.duplicates = counter("duplicate_messages", "Messages of frames that were here already")
+        self.graphene_ratio = histogram("graphene_ratio", "Graphene fraction", RATIO_BUCKETS)
+        self.raw_bytes = counter("raw_bytes", "Bytes of frames archived, as received")
+        self.stored_bytes = counter("stored_bytes", "Bytes of frames archived, as stored")
+        self.frame_log_fill = gauge("frame_log_fill_ratio", "Share of the frame log in use")
+        self.ledger_imbalance = gauge(
+            "ledger_imbalance", "received - archived - lost of closed series: 0 always"
+        )
+        self._lost = self._labelled("frames_lost", "Frames declared lost", "reason")
+        self._rejected = self._labelled("messages_rejected", "Messages not understood", "reason")
+        self._segmented = self._labelled("frames_segmented", "Frames segmented", "method")
+        self._faulty = counter("frames_faulty", "Frames archived raw, without analysis")
+        build = Gauge("hrtem_build_info", "Version", ["version", "python"], registry=self.registry)
+        build.labels(__version__, platform.python_version()).set(1)
+
+    def count_lost(self, reason: str, n_frames: int) -> None:
+        """Count frames that are declared lost."""
+        self._lost.labels(self.stage, reason).inc(n_frames)
+
+    def count_rejected(self, reason: str) -> None:
+        """Count a message that could not be understood."""
+        self._rejected.labels(self.stage, reason).inc()
+
+    def count_segmented(self, method: str) -> None:
+        """Count a frame by the method that segmented it."""
+        self._segmented.labels(self.stage, method).inc()
+
+    def count_faulty(self) -> None:
+        """Count a frame that cannot be analysed and is archived raw."""
+        self._faulty.inc()
+
+    def beat(self) -> None:
+        """Say that the loop turns, for `/healthz`."""
+        self.beat_s = time.monotonic()
+
+    def serve(self, host: str, port: int) -> int:
+        """Open the metrics port in a thread; another free one if it is taken. Give the port."""
+        application = _with_health(make_wsgi_app(self.registry), self._is_healthy)
+        try:
+            server = make_server(host, port, application, WSGIServer, _QuietHandler)
+        except OSError as error:
+            logger.warning(
+                "metrics port %s:%d: %s; a free one is taken", host, port, error.strerror
+            )
+            server = make_server(host, 0, application, WSGIServer, _QuietHandler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return int(server.server_port)
+
+    def _is_healthy(self) -> bool:
+        return time.monotonic() - self.beat_s < HEALTHY_S
+
+    def _counter(self, name: str, text: str) -> Any:
+        return Counter(f"hrtem_{name}", text, ["stage"], registry=self.registry).labels(self.stage)
+
+    def _gauge(self, name: str, text: str) -> Any:
+        return Gauge(f"hrtem_{name}", text, ["stage"], registry=self.registry).labels(self.stage)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Any:
+        return Histogram(
+            f"hrtem_{name}", text, ["stage"], registry=self.registry, buckets=buckets
+        ).labels(self.stage)
+
+    def _labelled(self, name: str, text: str, label: str) -> Any:
+        return Counter(f"hrtem_{name}", text, ["stage", label], registry=self.registry)
+
+
+class _QuietHandler(WSGIRequestHandler):
+    """A request handler that logs nothing."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+
+def _with_health(metrics: Any, is_healthy: Callable[[], bool]) -> Any:
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if environ.get("PATH_INFO") == "/healthz":
+            ok = is_healthy()
+            status = "200 OK" if ok else "503 Service Unavailable"
+            start_response(status, [("Content-Type", "text/plain")])
+            return [b"ok\n" if ok else b"the loop does not turn\n"]
+        answer: Iterable[bytes] = metrics(environ, start_response)
+        return answer
+
+    return application

@@ -1,0 +1,32 @@
+"""What a stage's process owes its supervisor: to die with it, and to stop when told."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from types import FrameType
+
+PR_SET_PDEATHSIG = 1
+
+
+class StopRequest:
+    """Turns SIGTERM into a flag; SIGINT is left to the supervisor, which passes it on."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+        signal.signal(signal.SIGTERM, self._note)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.is_set = True
+
+
+def die_with_parent(parent: int) -> None:
+    """Ask the kernel to kill this process when its parent dies.
+
+    The signal follows the thread that spawned us, so the supervisor spawns from its main thread.
+    """
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the request
+        os._exit(1)

@@ -1,0 +1,226 @@
+"""The supervisor: starts the stages, keeps them alive, stops them in order.
+
+It tells a hang (the heart stands still) from slowness (it beats), restarts with back-off, gives up
+after eight young deaths in a row, and kills before it restarts. Children die with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from hrtem_stream.runtime.heart import read_beat
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.02
+YOUNG_S = 1.0
+FIRST_BACK_OFF_S = 0.1
+LONGEST_BACK_OFF_S = 3.2
+GIVE_UP_AFTER = 8
+STOP_S = 5.0
+FINAL_EXITS = frozenset({2, 4, 6})
+"""Exits that a restart cannot mend: settings, feed unreachable, archive not writable."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSpec:
+    """A process to be kept alive."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    heart: Path
+
+
+@dataclass(slots=True)
+class _Child:
+    spec: ProcessSpec
+    process: subprocess.Popen[bytes]
+    started_s: float
+    n_young_deaths: int = 0
+    n_restarts: int = 0
+    restart_at_s: float | None = None
+
+
+class GaveUpError(Exception):
+    """A stage cannot be kept alive."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class Supervisor:
+    """Keeps the processes of a session.
+
+    Parameters
+    ----------
+    specs
+        The processes in the order of the data's way: the first is `ingest`, and when it ends by
+        itself, all is archived. They are started from the last to the first.
+    hang_s, start_up_s, drain_s
+        See `SessionSettings`.
+    watch
+        Called about fifty times a second, for a progress bar.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[ProcessSpec],
+        *,
+        hang_s: float,
+        start_up_s: float,
+        drain_s: float,
+        watch: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._specs = specs
+        self._hang_s = hang_s
+        self._start_up_s = start_up_s
+        self._drain_s = drain_s
+        self._watch = watch
+        self._children: dict[str, _Child] = {}
+        self._n_interrupts = 0
+        self._drain_until_s: float | None = None
+        self._told_pid = 0
+
+    @property
+    def n_restarts(self) -> int:
+        """Restarts of all processes so far."""
+        return sum(child.n_restarts for child in self._children.values())
+
+    def run(self) -> bool:
+        """Run until `ingest` is through; tell whether everything ended in order.
+
+        The first SIGINT or SIGTERM drains: `ingest` ends the series, what is on its way is
+        archived. A second one stops at once.
+
+        Raises
+        ------
+        GaveUpError
+            A stage failed in a way that a restart does not mend, or failed too often.
+        """
+        previous = {
+            number: signal.signal(number, self._interrupt)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            for spec in reversed(self._specs):
+                self._children[spec.name] = _Child(spec, _spawn(spec), time.monotonic())
+            return self._keep()
+        finally:
+            self._kill_all()
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self._n_interrupts += 1
+
+    def _keep(self) -> bool:
+        first = self._children[self._specs[0].name]
+        while True:
+            self._watch()
+            if self._n_interrupts > 1:
+                logger.warning("stopped at once; the archive opens as it is")
+                self._stop_others(())
+                return False
+            if self._n_interrupts and self._drain_until_s is None:
+                logger.warning("stopping: what is on its way is archived; Ctrl-C again: at once")
+                self._drain_until_s = time.monotonic() + self._drain_s
+            self._tell_to_drain(first)
+            if self._drain_until_s is not None and time.monotonic() > self._drain_until_s:
+                logger.error("not everything could be archived within %g s", self._drain_s)
+                return False
+            if first.process.poll() == 0:
+                self._stop_others(self._specs[1:])
+                return True
+            for child in self._children.values():
+                self._tend(child)
+            time.sleep(POLL_S)
+
+    def _tell_to_drain(self, first: _Child) -> None:
+        """Tell `ingest` to end, once it is able to hear it."""
+        if self._drain_until_s is None or first.process.pid == self._told_pid:
+            return
+        if read_beat(first.spec.heart).pid == first.process.pid:
+            self._told_pid = first.process.pid
+            first.process.terminate()
+
+    def _tend(self, child: _Child) -> None:
+        """Restart a child that died or hangs."""
+        now_s = time.monotonic()
+        if child.restart_at_s is not None:
+            if now_s >= child.restart_at_s:
+                child.process = _spawn(child.spec)
+                child.started_s = now_s
+                child.restart_at_s = None
+                child.n_restarts += 1
+            return
+        code = child.process.poll()
+        if code is None:
+            if self._hangs(child, now_s):
+                logger.error("%s hangs and is killed", child.spec.name)
+                child.process.kill()
+                child.process.wait()
+            return
+        if code in FINAL_EXITS:
+            raise GaveUpError(f"{child.spec.name} cannot go on", code)
+        lived_s = now_s - child.started_s
+        child.n_young_deaths = child.n_young_deaths + 1 if lived_s < YOUNG_S else 0
+        if child.n_young_deaths >= GIVE_UP_AFTER:
+            raise GaveUpError(f"{child.spec.name} died {GIVE_UP_AFTER} times in a row at its start", 1)
+        back_off_s = 0.0
+        if child.n_young_deaths:
+            doubled = FIRST_BACK_OFF_S * 2 ** (child.n_young_deaths - 1)
+            back_off_s = min(doubled, LONGEST_BACK_OFF_S)
+        logger.error("%s ended (%s) and is started again", child.spec.name, _describe_exit(code))
+        child.restart_at_s = now_s + back_off_s
+
+    def _hangs(self, child: _Child, now_s: float) -> bool:
+        beat = read_beat(child.spec.heart)
+        if beat.pid != child.process.pid or beat.beat_ns == 0:
+            return now_s - child.started_s > self._start_up_s
+        return time.monotonic_ns() - beat.beat_ns > self._hang_s * 1e9
+
+    def _stop_others(self, specs: Sequence[ProcessSpec]) -> None:
+        """Stop stages in the order of the data's way, each with its time to finish."""
+        for spec in specs:
+            child = self._children[spec.name]
+            if child.restart_at_s is not None:
+                continue
+            child.process.terminate()
+        for spec in specs:
+            child = self._children[spec.name]
+            try:
+                code = child.process.wait(STOP_S)
+                if code:
+                    logger.warning("%s: %s", spec.name, _describe_exit(code))
+            except subprocess.TimeoutExpired:
+                logger.warning("%s did not stop within %g s and is killed", spec.name, STOP_S)
+
+    def _kill_all(self) -> None:
+        for child in self._children.values():
+            if child.process.poll() is None:
+                child.process.kill()
+                child.process.wait()
+
+
+def _spawn(spec: ProcessSpec) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        spec.command,
+        env={**os.environ, **spec.environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        process_group=0,  # the terminal's Ctrl-C is for the supervisor alone
+    )
+
+
+def _describe_exit(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit {code}"

@@ -1,0 +1,275 @@
+"""Run-length coding of the amorphous mask at full detector resolution.
+
+A *run* is a stretch of consecutive amorphous pixels in row-major order, given by the flat index
+`start` of its first pixel, its `length` in pixels, and the `value` that stands for its pixels:
+their mean, rounded for integers. The runs of a mask are *canonical*: in order, maximal, so that
+a run which reaches the end of a row goes on in the next one when that begins amorphous.
+
+Symbols: (M, N) shape of the detector frame, (P, Q) shape of the working image, in which the mask
+arrives. Detector row r belongs to mask row floor(r P / M), and columns likewise.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+Bits: TypeAlias = NDArray[np.bool_]
+Positions: TypeAlias = NDArray[np.uint32]
+Pixels: TypeAlias = NDArray[Any]
+
+N_PIXELS_MAX = 2**32 - 1
+"""A frame must have fewer pixels than a position can count."""
+
+
+def runs_of_mask(mask: Bits, *, shape: tuple[int, int]) -> tuple[Positions, Positions]:
+    """Return start and length of the canonical runs of a mask, enlarged to a detector frame.
+
+    The enlarged mask is never built: each mask row is turned into column intervals once, and
+    these are repeated for every detector row that belongs to it.
+
+    Parameters
+    ----------
+    mask
+        (P, Q) bool, True where amorphous.
+    shape
+        (M, N) of the detector frame; neither a multiple of P, Q nor larger need it be.
+
+    Returns
+    -------
+    start, length
+        (n,) uint32, in pixels.
+
+    Raises
+    ------
+    ValueError
+        If the mask is not a two-dimensional array of bool, or the shape is empty or has more
+        than `N_PIXELS_MAX` pixels.
+    """
+    if mask.ndim != 2 or mask.dtype != np.bool_ or mask.size == 0:
+        raise ValueError(f"mask must be (P, Q) bool, got {mask.shape} {mask.dtype}")
+    M, N = shape
+    if M < 1 or N < 1 or M * N > N_PIXELS_MAX:
+        raise ValueError(f"shape must have 1 to {N_PIXELS_MAX} pixels, got {shape}")
+    P, Q = mask.shape
+    bits = _read_only(np.require(mask, requirements=["C", "A"]).view(np.uint8))
+    row_edges, column_edges = _edges(M, P), _edges(N, Q)
+    capacity = _count_intervals(bits, row_edges)
+    start, length = np.empty(capacity, np.uint32), np.empty(capacity, np.uint32)
+    n = _write_runs(bits, row_edges, column_edges, start, length)
+    return start[:n], length[:n]
+
+
+def mask_of_runs(start: Positions, *, length: Positions, shape: tuple[int, int]) -> Bits:
+    """Return the (M, N) bool mask that is True in the given runs.
+
+    Raises
+    ------
+    ValueError
+        If start and length differ in size or a run leaves the frame.
+    """
+    _require_inside(start, length, shape[0] * shape[1])
+    mask = np.zeros(shape, np.bool_)
+    flat = mask.reshape(-1)
+    fill_runs(flat, start=start, length=length, value=np.ones(start.size, np.bool_))
+    return mask
+
+
+def mean_of_runs(pixels: Pixels, *, start: Positions, length: Positions) -> Pixels:
+    """Return the mean of the pixels of each run, in the dtype of the pixels.
+
+    Integers are rounded to the nearest, halves upwards; floats are summed in float64.
+
+    Parameters
+    ----------
+    pixels
+        (M, N) or flat, integer or float.
+    start, length
+        (n,) uint32.
+
+    Returns
+    -------
+    value
+        (n,), dtype of the pixels.
+
+    Raises
+    ------
+    ValueError
+        If start and length differ in size or a run leaves the frame.
+    """
+    _require_inside(start, length, pixels.size)
+    flat = _read_only(np.require(pixels, requirements=["C", "A"]).reshape(-1))
+    value = np.empty(start.size, pixels.dtype)
+    if pixels.dtype.kind == "f":
+        _mean_floats(flat, _read_only(start), _read_only(length), value)
+    else:
+        _mean_integers(flat, _read_only(start), _read_only(length), value)
+    return value
+
+
+def flatten(pixels: Pixels, *, start: Positions, length: Positions) -> tuple[Pixels, Pixels]:
+    """Return a copy of a frame with each run replaced by its mean, and the means.
+
+    Pixels outside the runs are copied bit for bit.
+
+    Raises
+    ------
+    ValueError
+        If start and length differ in size or a run leaves the frame.
+    """
+    value = mean_of_runs(pixels, start=start, length=length)
+    flat = np.array(pixels, order="C")
+    fill_runs(flat.reshape(-1), start=start, length=length, value=value)
+    return flat, value
+
+
+def fill_runs(
+    out: Pixels,
+    *,
+    start: Positions,
+    length: Positions,
+    value: Pixels,
+    origin: int = 0,
+    first: int = 0,
+) -> int:
+    """Write the value of each run into a flat stretch of a frame, in place.
+
+    Parameters
+    ----------
+    out
+        (n,) the pixels from flat index `origin` on; its part inside the runs is overwritten.
+    start, length, value
+        The runs, in order.
+    origin
+        Flat index in the frame of the first pixel of `out`.
+    first
+        Index of the first run that may reach into `out`; earlier ones are not looked at.
+
+    Returns
+    -------
+    int
+        `first` for the stretch that follows.
+    """
+    return int(_fill(out, _read_only(start), _read_only(length), _read_only(value), origin, first))
+
+
+def are_canonical(start: Positions, *, length: Positions, n_pixels: int) -> bool:
+    """Tell whether runs are non-empty, in order, apart from each other and inside the frame."""
+    if start.size != length.size:
+        return False
+    begin = start.astype(np.int64)
+    end = begin + length
+    return bool(
+        np.all(length > 0)
+        and np.all(begin[1:] > end[:-1])
+        and (start.size == 0 or end[-1] <= n_pixels)
+    )
+
+
+def _edges(n: int, p: int) -> NDArray[np.int64]:
+    """Return where each of p cells begins among n pixels, ceil(i n / p), and the end."""
+    return -(-np.arange(p + 1, dtype=np.int64) * n // p)
+
+
+def _read_only(array: Pixels) -> Pixels:
+    """Return a read-only view: numba compiles each kernel once, for read-only input."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def _require_inside(start: Positions, length: Positions, n_pixels: int) -> None:
+    if start.size != length.size:
+        raise ValueError(f"start has {start.size} runs but length has {length.size}")
+    if start.size and int((start.astype(np.int64) + length).max()) > n_pixels:
+        raise ValueError(f"a run leaves the frame of {n_pixels} pixels")
+
+
+@numba.njit(cache=True, nogil=True)
+def _count_intervals(bits, row_edges):  # type: ignore[no-untyped-def]
+    total = 0
+    for p in range(bits.shape[0]):
+        n_rows = row_edges[p + 1] - row_edges[p]
+        row = bits[p]
+        count = np.int64(row[0])
+        for q in range(1, row.size):
+            count += row[q] & (row[q - 1] ^ np.uint8(1))
+        total += count * n_rows
+    return total
+
+
+@numba.njit(cache=True, nogil=True)
+def _write_runs(bits, row_edges, column_edges, start, length):  # type: ignore[no-untyped-def]
+    n_columns = column_edges[-1]
+    begin = np.empty(bits.shape[1] + 1, np.int64)
+    end = np.empty(bits.shape[1] + 1, np.int64)
+    n = 0
+    last = np.int64(-1)  # where the newest run ends
+    for p in range(bits.shape[0]):
+        if row_edges[p] == row_edges[p + 1]:
+            continue
+        k = 0
+        for q in range(bits.shape[1]):
+            # A mask column narrower than a pixel may own none.
+            if bits[p, q] and column_edges[q] < column_edges[q + 1]:
+                if k > 0 and end[k - 1] == column_edges[q]:
+                    end[k - 1] = column_edges[q + 1]
+                else:
+                    begin[k] = column_edges[q]
+                    end[k] = column_edges[q + 1]
+                    k += 1
+        for r in range(row_edges[p], row_edges[p + 1]):
+            for i in range(k):
+                a = r * n_columns + begin[i]
+                b = r * n_columns + end[i]
+                if a == last:
+                    length[n - 1] += np.uint32(b - a)
+                else:
+                    start[n] = a
+                    length[n] = b - a
+                    n += 1
+                last = b
+    return n
+
+
+@numba.njit(cache=True, nogil=True)
+def _sum_integers(pixels):  # type: ignore[no-untyped-def]
+    total = np.int64(0)
+    for i in range(pixels.size):
+        total += np.int64(pixels[i])
+    return total
+
+
+@numba.njit(cache=True, nogil=True)
+def _mean_integers(flat, start, length, value):  # type: ignore[no-untyped-def]
+    for i in range(start.size):
+        a, n = np.int64(start[i]), np.int64(length[i])
+        value[i] = (2 * _sum_integers(flat[a : a + n]) + n) // (2 * n)
+
+
+@numba.njit(cache=True, nogil=True)
+def _mean_floats(flat, start, length, value):  # type: ignore[no-untyped-def]
+    for i in range(start.size):
+        a, n = np.int64(start[i]), np.int64(length[i])
+        total = 0.0
+        for j in range(a, a + n):
+            total += np.float64(flat[j])
+        value[i] = total / n
+
+
+@numba.njit(cache=True, nogil=True)
+def _fill(out, start, length, value, origin, first):  # type: ignore[no-untyped-def]
+    stop = origin + out.size
+    i = first
+    while i < start.size:
+        a, b = np.int64(start[i]), np.int64(start[i]) + np.int64(length[i])
+        if a >= stop:
+            break
+        out[max(a, origin) - origin : min(b, stop) - origin] = value[i]
+        if b > stop:
+            break
+        i += 1
+    return i

@@ -1,0 +1,440 @@
+"""Settings of a session: TOML file, environment, flags, checked before any socket opens.
+
+Precedence: flag > `HRTEM_TABLE__KEY` in the environment > file > default. An unknown key is an
+error that names the nearest known one. One table for each stage, under the name of the stage.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from hrtem_stream.errors import SettingsError
+
+ENVIRONMENT_PREFIX = "HRTEM_"
+MAX_IPC_PATH_BYTES = 107
+ENDPOINT_NAMES = ("frames", "normalised", "segmented", "acknowledged", "summaries")
+
+
+class Table(BaseModel):
+    """One table of the settings file: frozen, and without unknown keys."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
+    )
+
+
+class NativeFeedSettings(Table):
+    """The project's own ZeroMQ feed, see README, Wire format."""
+
+    endpoint: str = "tcp://127.0.0.1:5555"
+    """Address of the feed's socket."""
+    pattern: Literal["push", "pub"] = "push"
+    """Socket of the feed: push waits for us, pub does not and may lose frames."""
+    bind: bool = False
+    """Whether we bind and the feed connects, instead of the other way round."""
+    max_frame_mib: float = Field(512.0, gt=0, le=4096)
+    """Largest message that is accepted, in MiB."""
+
+
+class ReplayFeedSettings(Table):
+    """Recorded frames from files."""
+
+    paths: tuple[str, ...] = ()
+    """Folders, images, stacks, arrays, HDF5 files (`F.h5::/dataset`) or archives, in order."""
+    rate: float | Literal["max", "real"] = "max"
+    """Frames per second; max: as fast as they are taken; real: by the recorded times."""
+    repeat: int = Field(1, ge=1, le=1_000_000)
+    """How many times the frames are sent, in one series."""
+    memory_mib: float = Field(1024.0, ge=0, le=1_048_576)
+    """Decoded frames kept for repetition, in MiB."""
+
+    @field_validator("rate")
+    @classmethod
+    def _rate_is_positive(cls, rate: float | str) -> float | str:
+        if isinstance(rate, float) and not 0 < rate <= 1e6:
+            raise ValueError(f"must lie in (0, 1e6] frames per second, got {rate:g}")
+        return rate
+
+
+class SimulatedFeedSettings(Table):
+    """The simulated camera."""
+
+    n_frames: int = Field(200, ge=0, le=100_000_000)
+    """Length of the series in frames."""
+    size: int = Field(1024, ge=64, le=8192)
+    """Width and height of a frame in pixels."""
+    seed: int = Field(0, ge=0)
+    """Seed of everything random."""
+    rate: float | Literal["max"] = "max"
+    """Frames per second; max: as fast as they are taken."""
+
+    @field_validator("rate")
+    @classmethod
+    def _rate_is_positive(cls, rate: float | str) -> float | str:
+        if isinstance(rate, float) and not 0 < rate <= 1e6:
+            raise ValueError(f"must lie in (0, 1e6] frames per second, got {rate:g}")
+        return rate
+
+
+class FeedSettings(Table):
+    """Where frames come from."""
+
+    kind: Literal["native", "replay", "simulated"] = "simulated"
+    """Which of the tables below is used."""
+    series: str = Field("series", min_length=1, max_length=128)
+    """Name of the series where the feed gives none."""
+    native: NativeFeedSettings = NativeFeedSettings()
+    replay: ReplayFeedSettings = ReplayFeedSettings()
+    simulated: SimulatedFeedSettings = SimulatedFeedSettings()
+
+
+class FrameLogSettings(Table):
+    """The ring of raw frames between the feed and the archive."""
+
+    path: str = ""
+    """File of the log; empty: in shared memory, where it survives any process but not the host."""
+    capacity_mib: float = Field(1024.0, ge=1, le=4_194_304)
+    """Size in MiB: at least five seconds of feed. Bounded to half of the free space."""
+
+
+class IngestSettings(Table):
+    """Receiving, logging and publishing frames."""
+
+    window: int = Field(256, ge=1, le=4096)
+    """Frames on their way at most, unacknowledged; 64 serves unequal workers better."""
+    mark_interval_s: float = Field(0.1, gt=0, le=10)
+    """How often a mark goes down every shard while frames are outstanding, in seconds."""
+    stall_s: float = Field(1.0, gt=0, le=3600)
+    """A shard silent for so long while another moves gives its frames away, in seconds."""
+    late_frames: int = Field(16, ge=0, le=4096)
+    """A missing frame is declared lost after so many later ones have come."""
+    idle_end_s: float = Field(60.0, ge=0, le=1e6)
+    """A series silent for so long is ended, in seconds; 0: never."""
+
+
+class NormaliseSettings(Table):
+    """Evening out the illumination."""
+
+    working_size: int = Field(256, ge=64, le=2048, multiple_of=16)
+    """Height and width of the working image in pixels."""
+    batch_frames: int = Field(8, ge=1, le=256)
+    """Frames taken up at once."""
+
+
+class SegmentSettings(Table):
+    """Graphene against contaminant."""
+
+    workers: int = Field(1, ge=1, le=64)
+    """Number of segment processes, each with its own shard."""
+    segmenter: Literal["auto", "unet", "bragg"] = "auto"
+    """auto: the U-Net where it is installed and keeps up, else the Bragg filter."""
+    batch_frames: int = Field(8, ge=1, le=256)
+    """Frames segmented at once."""
+    batch_wait_s: float = Field(0.002, ge=0, le=1)
+    """How long a batch waits to fill, in seconds."""
+
+
+class SortSettings(Table):
+    """Ranking and storing."""
+
+    flush_frames: int = Field(32, ge=1, le=1024)
+    """Frames written between two flushes; bounded to a quarter of the window."""
+    flush_s: float = Field(0.05, gt=0, le=10)
+    """Longest time between two flushes, in seconds."""
+    threads: int = Field(2, ge=1, le=64)
+    """Threads that flatten and compress."""
+
+
+class ArchiveSettings(Table):
+    """The file that is left."""
+
+    directory: str = "runs"
+    """Folder for archives named after their series."""
+    file: str = ""
+    """Path of the archive, when there is only one series (replay, demo)."""
+    codec: Literal["deflate", "zstd", "none"] = "deflate"
+    """deflate opens everywhere; zstd is faster and smaller but needs a plugin to read."""
+    keep: Literal["graphene", "all"] = "graphene"
+    """graphene: amorphous runs are flattened; all: every pixel stays as received."""
+    frames_per_file: int = Field(0, ge=0, le=100_000_000)
+    """Rotation: a new file after so many frames; 0: one file a series."""
+    overwrite: bool = False
+    """Whether an existing archive may be replaced."""
+    full_disk_wait_s: float = Field(1e9, ge=0)
+    """How long `sort` waits for space on a full disk before it gives up, in seconds."""
+
+
+class EndpointSettings(Table):
+    """ZeroMQ addresses between the stages; empty: ipc in the session's folder."""
+
+    frames: str = ""
+    """ingest publishes here."""
+    normalised: str = ""
+    """normalise publishes here."""
+    segmented: str = ""
+    """sort listens here: every segment worker connects to it."""
+    acknowledged: str = ""
+    """sort acknowledges here."""
+    summaries: str = ""
+    """sort tells watchers here; a slow watcher loses summaries, never frames."""
+
+    @field_validator("*")
+    @classmethod
+    def _is_an_address(cls, address: str) -> str:
+        if address and not address.startswith(("ipc://", "tcp://")):
+            raise ValueError(f"must begin with ipc:// or tcp://, got {address!r}")
+        return address
+
+
+class MetricsSettings(Table):
+    """Prometheus."""
+
+    enabled: bool = True
+    """Whether each stage opens a metrics port."""
+    host: str = "127.0.0.1"
+    """Interface of the ports; loopback unless told otherwise."""
+    port: int = Field(9310, ge=0, le=65000)
+    """First port: ingest, normalise, sort, then segment workers from +10; 0: any free ones."""
+
+
+class SessionSettings(Table):
+    """The session as a whole."""
+
+    name: str = Field("live", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,40}$")
+    """One session of a name can run at a time."""
+    runtime_directory: str = ""
+    """Sockets, locks and heartbeats; empty: /tmp/hrtem-UID/NAME."""
+    drain_s: float = Field(60.0, gt=0, le=3600)
+    """Time that a stop may take to bring the frames on their way into the archive, in seconds."""
+    hang_s: float = Field(10.0, gt=0, le=3600)
+    """A stage whose heart stands still for so long is killed and started anew, in seconds."""
+    start_up_s: float = Field(60.0, gt=0, le=3600)
+    """Time until the first heartbeat, in seconds."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Least severe line that is written to stderr."""
+
+
+class Settings(BaseSettings):
+    """All settings of a session."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+    )
+
+    session: SessionSettings = SessionSettings()
+    feed: FeedSettings = FeedSettings()
+    frame_log: FrameLogSettings = FrameLogSettings()
+    ingest: IngestSettings = IngestSettings()
+    normalise: NormaliseSettings = NormaliseSettings()
+    segment: SegmentSettings = SegmentSettings()
+    sort: SortSettings = SortSettings()
+    archive: ArchiveSettings = ArchiveSettings()
+    endpoints: EndpointSettings = EndpointSettings()
+    metrics: MetricsSettings = MetricsSettings()
+
+    @model_validator(mode="after")
+    def _paths_fit_a_socket(self) -> Settings:
+        for name in ENDPOINT_NAMES:
+            address = self.endpoint(name)
+            n_bytes = len(os.fsencode(address.removeprefix("ipc://")))
+            if address.startswith("ipc://") and n_bytes > MAX_IPC_PATH_BYTES:
+                raise ValueError(
+                    f"endpoints.{name}: an ipc path must be at most {MAX_IPC_PATH_BYTES} bytes, "
+                    f"got {n_bytes}: {address}; set a shorter session.runtime_directory"
+                )
+        return self
+
+    @property
+    def runtime_directory(self) -> Path:
+        """Folder of the session's sockets, locks and heartbeats."""
+        if self.session.runtime_directory:
+            return Path(self.session.runtime_directory)
+        return Path(f"/tmp/hrtem-{os.getuid()}") / self.session.name
+
+    @property
+    def frame_log_path(self) -> Path:
+        """File of the frame log."""
+        if self.frame_log.path:
+            return Path(self.frame_log.path)
+        return Path(f"/dev/shm/hrtem-{os.getuid()}-{self.session.name}") / "frames.log"
+
+    def endpoint(self, name: str) -> str:
+        """Address of one of the five arrows between stages."""
+        address: str = getattr(self.endpoints, name)
+        return address or f"ipc://{self.runtime_directory}/{name}.ipc"
+
+
+def load_settings(path: Path | None = None, flags: Mapping[str, Any] | None = None) -> Settings:
+    """Read the settings from flags, environment, file and defaults, in that precedence.
+
+    Parameters
+    ----------
+    path
+        TOML file; None for none.
+    flags
+        Values by dotted name, such as `{"segment.workers": 2}`; None values are left out.
+
+    Raises
+    ------
+    SettingsError
+        The file cannot be read, or a key or value is wrong; the message names rule and value.
+    """
+    nested = _nested({key: value for key, value in (flags or {}).items() if value is not None})
+    if path is not None:
+        read_toml(path)
+    _refuse_unknown_variables()
+
+    class Loaded(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            if path is None:
+                return init_settings, env_settings
+            return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, path)
+
+    try:
+        return Settings.model_construct(**dict(Loaded(**nested)))
+    except ValidationError as error:
+        raise SettingsError("; ".join(_sentences(error))) from None
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+
+
+def settings_from_json(text: str) -> Settings:
+    """Rebuild settings that were written by `model_dump_json`, ignoring the environment."""
+
+    class Exact(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return (init_settings,)
+
+    try:
+        return Settings.model_construct(**dict(Exact.model_validate_json(text)))
+    except ValidationError as error:
+        raise SettingsError("; ".join(_sentences(error))) from None
+
+
+def origins(path: Path | None, flags: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """Tell for each dotted key where its value comes from: flag, environment, file or default."""
+    given = set((flags or {}).keys())
+    environment = {key for key, _ in _flat(EnvSettingsSource(Settings)())}
+    in_file = {key for key, _ in _flat(read_toml(path))} if path is not None else set()
+    found = {}
+    for key, _ in _flat(load_settings(path, flags).model_dump()):
+        if key in given:
+            found[key] = "flag"
+        elif key in environment:
+            found[key] = f"environment {ENVIRONMENT_PREFIX}{key.upper().replace('.', '__')}"
+        elif key in in_file:
+            found[key] = f"file {path}"
+        else:
+            found[key] = "default"
+    return found
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises
+    ------
+    SettingsError
+        The file cannot be read or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"settings file {path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"settings file {path} is not TOML: {error}") from None
+
+
+def known_keys(model: type[BaseModel] = Settings, prefix: str = "") -> list[str]:
+    """List every dotted key, tables included."""
+    keys = []
+    for name, field in model.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += known_keys(field.annotation, f"{prefix}{name}.")
+    return keys
+
+
+def nearest_key(key: str) -> str:
+    """Name the known key that looks most like `key`, with a question mark, or nothing."""
+    known = known_keys()
+    table = key.rpartition(".")[0]
+    siblings = [name for name in known if name.rpartition(".")[0] == table]
+    close = difflib.get_close_matches(key, siblings, n=1, cutoff=0.4)
+    close = close or difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _sentences(error: ValidationError) -> Iterator[str]:
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            yield f"unknown setting {key}{nearest_key(key)}"
+        elif key:
+            yield f"setting {key}: {item['msg']}, got {item['input']!r}"
+        else:
+            yield str(item["msg"]).removeprefix("Value error, ")
+
+
+def _refuse_unknown_variables() -> None:
+    known = set(known_keys())
+    for variable in os.environ:
+        if variable.upper().startswith(ENVIRONMENT_PREFIX):
+            key = variable[len(ENVIRONMENT_PREFIX) :].lower().replace("__", ".")
+            if key not in known:
+                raise SettingsError(
+                    f"unknown setting {variable} in the environment{nearest_key(key)}"
+                )
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        *tables, name = key.split(".")
+        table = nested
+        for part in tables:
+            table = table.setdefault(part, {})
+        table[name] = value
+    return nested
+
+
+def _flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in nested.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

@@ -1,0 +1,133 @@
+"""A sender of the native feed, for tests and as the example of the wire format.
+
+The same in plain pyzmq, for a camera script:
+
+    import msgpack, numpy, zmq
+
+    feed = zmq.Context.instance().socket(zmq.PUSH)
+    feed.bind("tcp://127.0.0.1:5555")
+
+    def send(header, *pixels):
+        feed.send_multipart([msgpack.packb({"version": 1, "series": "S1", **header}), *pixels])
+
+    send({"type": "start", "n_frames": 10, "pixel_size_nm": 0.02})
+    for n in range(10):
+        image = numpy.random.poisson(100, (1024, 1024)).astype("<u2")
+        header = {"type": "frame", "sequence": n, "shape": image.shape, "dtype": "<u2"}
+        send(header, image.tobytes())
+    send({"type": "end", "n_frames": 10})
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Final, Literal
+
+import msgpack
+import numpy as np
+import zmq
+from numpy.typing import NDArray
+
+VERSION: Final = 1
+
+
+def encode_start(series: str, **fields: Any) -> list[bytes]:
+    """Make the message that begins a series; `fields` are those of the wire format."""
+    return [_header("start", series, **fields)]
+
+
+def encode_frame(
+    series: str, *, sequence: int, image: NDArray[np.generic], **fields: Any
+) -> list[bytes | memoryview]:
+    """Make the message of one (M, N) frame."""
+    image = np.ascontiguousarray(image)
+    header = _header(
+        "frame",
+        series,
+        sequence=sequence,
+        shape=list(image.shape),
+        dtype=image.dtype.str,
+        **fields,
+    )
+    return [header, image.reshape(-1).view(np.uint8).data]
+
+
+def encode_end(series: str, *, n_frames: int | None) -> list[bytes]:
+    """Make the message that ends a series."""
+    return [_header("end", series, n_frames=n_frames)]
+
+
+class NativeSender:
+    """Sends series as a camera would, over a PUSH or a PUB socket."""
+
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        pattern: Literal["push", "pub"] = "push",
+        bind: bool = True,
+        n_buffered: int = 64,
+        linger_s: float = 5.0,
+    ) -> None:
+        """Bind, or connect to, `endpoint`.
+
+        Parameters
+        ----------
+        endpoint
+            ZeroMQ address.
+        pattern
+            push waits for the receiver, pub drops what it does not take.
+        bind
+            Whether we bind and the receiver connects.
+        n_buffered
+            Messages that wait in the socket before `send` blocks (push) or drops (pub).
+        linger_s
+            How long `close` waits for messages not yet taken, in seconds.
+        """
+        kind = zmq.PUSH if pattern == "push" else zmq.PUB
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(kind)
+        self._socket.setsockopt(zmq.SNDHWM, n_buffered)
+        self._socket.setsockopt(zmq.LINGER, round(linger_s * 1000))
+        if bind:
+            self._socket.bind(endpoint)
+        else:
+            self._socket.connect(endpoint)
+
+    @property
+    def endpoint(self) -> str:
+        """The address in use, with the port that a `*` was given."""
+        return self._socket.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
+
+    def send(self, parts: Sequence[bytes | memoryview]) -> None:
+        """Send one message as it is, well formed or not."""
+        self._socket.send_multipart(parts)
+
+    def send_series(self, series: str, images: Sequence[NDArray[np.generic]]) -> None:
+        """Send a start, the images and an end."""
+        self.send(encode_start(series, n_frames=len(images)))
+        for sequence, image in enumerate(images):
+            self.send(encode_frame(series, sequence=sequence, image=image))
+        self.send(encode_end(series, n_frames=len(images)))
+
+    def close(self) -> None:
+        """Close the socket once all is taken, or `linger_s` has passed."""
+        self._socket.close()
+
+    def __enter__(self) -> NativeSender:
+        """Return the sender."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the socket."""
+        self.close()
+
+
+def _header(kind: str, series: str, **fields: Any) -> bytes:
+    header = {"version": VERSION, "type": kind, "series": series, **fields}
+    return bytes(msgpack.packb(header))

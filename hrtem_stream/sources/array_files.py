@@ -1,0 +1,161 @@
+"""NumPy's .npy and .npz, and MRC."""
+
+from __future__ import annotations
+
+import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Final, NamedTuple
+
+import numpy as np
+
+from hrtem_stream.errors import FeedError, FrameError
+from hrtem_stream.messages import Calibration
+from hrtem_stream.sources.stack import (
+    FramePixels,
+    FrameStack,
+    Read,
+    damaged,
+    indexed_names,
+    raw_stack,
+    read_into,
+    stack_shape,
+    supported,
+)
+
+_MEMBER: Final = "images.npy"
+_MAX_NPY_HEADER: Final = 10_000
+
+
+class _Layout(NamedTuple):
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    offset: int
+
+
+def npy_stack(path: Path) -> FrameStack:
+    """Describe an array of one frame (M, N) or of several (n, M, N).
+
+    Raises
+    ------
+    FeedError
+        When the array has another shape, or holds objects.
+    FrameError
+        When the file is no .npy.
+    """
+    with path.open("rb") as file:
+        layout = _npy_layout(file, path=path)
+    return raw_stack(path, offset=layout.offset, shape=layout.shape, dtype=layout.dtype)
+
+
+def npz_stack(path: Path) -> FrameStack:
+    """Describe the array `images` of an .npz, compressed or not; it is read frame by frame.
+
+    Raises
+    ------
+    FeedError
+        When there is no such array, or it has not the shape of frames.
+    FrameError
+        When the file is no .npz.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if _MEMBER not in archive.namelist():
+                names = ", ".join(name.removesuffix(".npy") for name in archive.namelist()[:8])
+                raise FeedError(f"{path}: must have an array 'images', has {names or 'none'}")
+            n_bytes = archive.getinfo(_MEMBER).file_size
+            with archive.open(_MEMBER) as member:
+                layout = _npy_layout(member, path=path)
+    except zipfile.BadZipFile as error:
+        raise FrameError(f"cannot read {path.name}: {error}") from error
+    n_claimed, (M, N) = stack_shape(layout.shape, path=path)
+    n_frames = min(n_claimed, (n_bytes - layout.offset) // (M * N * layout.dtype.itemsize))
+
+    @contextmanager
+    def reader() -> Iterator[Read]:
+        with zipfile.ZipFile(path) as archive, archive.open(_MEMBER) as member:
+            yield lambda index: _read_member(member, index, layout=layout, path=path)
+
+    return FrameStack(
+        path=path,
+        n_frames=n_frames,
+        n_missing=n_claimed - n_frames,
+        reader=reader,
+        name=indexed_names(path.stem, shape=layout.shape),
+    )
+
+
+def mrc_stack(path: Path) -> FrameStack:
+    """Describe an MRC image or stack; rows are kept in the order of the file.
+
+    Raises
+    ------
+    FeedError
+        When its frames are not 2-D, or of a mode that holds no counts.
+    FrameError
+        When the file is no MRC.
+    """
+    import mrcfile
+
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            mrc = mrcfile.open(path, header_only=True, permissive=True)
+        with mrc:
+            header = mrc.header
+            dtype = mrcfile.utils.data_dtype_from_header(header)
+            shape = tuple(int(header[axis]) for axis in ("nz", "ny", "nx"))
+            offset = 1024 + int(header.nsymbt)
+            voxel_nm = [float(mrc.voxel_size[axis]) / 10 for axis in ("x", "y")]
+    except (ValueError, KeyError) as error:
+        raise FrameError(f"cannot read {path.name}: {error}") from error
+    if dtype.kind not in "iuf":
+        raise FeedError(f"{path}: MRC mode must be 0, 1, 2, 6 or 12, got {header.mode}")
+    return raw_stack(
+        path,
+        offset=offset,
+        shape=shape[1:] if shape[0] == 1 else shape,
+        dtype=dtype,
+        calibration=_mrc_calibration(voxel_nm),
+    )
+
+
+def _npy_layout(file: IO[bytes], *, path: Path) -> _Layout:
+    try:
+        version = np.lib.format.read_magic(file)
+        if version not in ((1, 0), (2, 0)):
+            raise FrameError(f"cannot read {path.name}: unknown .npy version {version}")
+        read = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }[version]
+        shape, is_fortran, dtype = read(file, max_header_size=_MAX_NPY_HEADER)
+    except (ValueError, TypeError, SyntaxError, EOFError) as error:
+        raise FrameError(f"cannot read {path.name}: {error}") from error
+    if dtype.hasobject or dtype.kind not in "biuf":
+        raise FeedError(f"{path}: must hold integers or floats, holds {dtype}")
+    if is_fortran and len(shape) > 1:
+        raise FeedError(f"{path}: is in Fortran order; save numpy.ascontiguousarray of it")
+    return _Layout(shape, dtype, file.tell())
+
+
+def _read_member(member: IO[bytes], index: int, *, layout: _Layout, path: Path) -> FramePixels:
+    """Read one frame out of a zip, which is cheap in order and dear out of it."""
+    n_frame_bytes = layout.dtype.itemsize * layout.shape[-2] * layout.shape[-1]
+    received = np.empty(n_frame_bytes, np.uint8)
+    member.seek(layout.offset + index * n_frame_bytes)
+    n_read = read_into(member, received)
+    if n_read < n_frame_bytes:
+        fault = f"{path.name} is truncated: {n_read} of {n_frame_bytes} bytes"
+        return damaged(received[:n_read].tobytes(), fault=fault)
+    return supported(received.view(layout.dtype).reshape(layout.shape[-2:]))
+
+
+def _mrc_calibration(voxel_nm: list[float]) -> Calibration:
+    """Return the pixel size; 0 and exactly 1 Å are what writers put when they do not know."""
+    horizontal, vertical = voxel_nm
+    is_stated = horizontal > 0 and abs(horizontal - 0.1) > 1e-9
+    if not is_stated or abs(horizontal - vertical) > 1e-4 * horizontal:
+        return Calibration()
+    return Calibration(pixel_size_nm=horizontal)

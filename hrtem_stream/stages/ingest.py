@@ -1,0 +1,364 @@
+"""ingest: receives frames, writes them into the frame log, publishes them until archived.
+
+It imports nothing heavy, because a restart costs a live feed the start of this process.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from hrtem_stream.errors import LogError, WireError
+from hrtem_stream.messages import (
+    FeedFinished,
+    FeedFrame,
+    FeedGap,
+    FeedItem,
+    FeedPosition,
+    FeedReject,
+    FrameHeader,
+    LossRange,
+    SeriesEnd,
+    SeriesStart,
+)
+from hrtem_stream.runtime.heart import Heart
+from hrtem_stream.runtime.meter import Meter
+from hrtem_stream.runtime.process import StopRequest
+from hrtem_stream.stages.account import Entry, SeriesAccount
+from hrtem_stream.transport.delivery import Acknowledgement, Dispatcher
+from hrtem_stream.transport.frame_log import FrameLog, LoggedRecord
+from hrtem_stream.transport.wire import (
+    CONTROL,
+    END_RECORD,
+    FRAME_RECORD,
+    LOSS_RECORD,
+    MARK,
+    RAW,
+    START_RECORD,
+    decode_record,
+    encode_publication,
+    encode_record,
+)
+
+logger = logging.getLogger(__name__)
+
+FEED_WAIT_S = 0.01
+OPENING_MARK_S = 0.02
+DUE_INTERVAL_S = 0.05
+SPARE_BYTES = 8192
+"""What a record may need beside its pixels."""
+LOG_FULL = "frame log full"
+_KINDS: dict[type[Any], int] = {
+    FrameHeader: FRAME_RECORD,
+    SeriesStart: START_RECORD,
+    LossRange: LOSS_RECORD,
+    SeriesEnd: END_RECORD,
+}
+
+
+class Feed(Protocol):
+    """What `ingest` needs of a source."""
+
+    can_wait: bool
+
+    def open(self, position: FeedPosition | None) -> None:
+        """Attach to the feed."""
+
+    def receive(self, timeout_s: float) -> FeedItem | None:
+        """Give the next item, None when nothing came in time."""
+
+    def close(self) -> None:
+        """Let go."""
+
+
+class Inbox(Protocol):
+    """Where acknowledgements come from."""
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for one."""
+
+    def receive(self) -> Sequence[Any] | None:
+        """Give the next message's parts, None when there is none."""
+
+
+class Outbox(Protocol):
+    """Where publications go."""
+
+    def send(self, parts: Sequence[Any]) -> None:
+        """Send one."""
+
+
+class Ingest:
+    """The stage.
+
+    Parameters
+    ----------
+    feed
+        Where frames come from.
+    log, logged
+        The frame log, and what it held when it was opened.
+    dispatcher
+        Decides what is published when.
+    account
+        Turns what the feed says into records.
+    idle_end_s
+        A series silent for so long is ended; 0: never.
+    """
+
+    name = "ingest"
+
+    def __init__(
+        self,
+        *,
+        feed: Feed,
+        log: FrameLog,
+        logged: Sequence[LoggedRecord],
+        dispatcher: Dispatcher,
+        account: SeriesAccount,
+        outbox: Outbox,
+        inbox: Inbox,
+        meter: Meter,
+        heart: Heart,
+        stop: StopRequest,
+        mark_interval_s: float,
+        idle_end_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._feed = feed
+        self._log = log
+        self._dispatcher = dispatcher
+        self._account = account
+        self._outbox = outbox
+        self._inbox = inbox
+        self._meter = meter
+        self._heart = heart
+        self._stop = stop
+        self._mark_interval_s = mark_interval_s
+        self._idle_end_s = idle_end_s
+        self._clock = clock
+        self._waiting = deque(record for record in logged if record.ordinal >= log.base)
+        """Logged, not yet published."""
+        self._entries: deque[Entry] = deque()
+        """Accounted for, not yet logged."""
+        self._marked_s = 0.0
+        self._checked_s = 0.0
+        self._heard_s = clock()
+        self._is_finished = False
+        self._log_was_full = False
+        self._recall(logged)
+
+    def run(self) -> None:
+        """Work until the feed is through, or told to stop, and all is archived."""
+        self._feed.open(self._account.position)
+        try:
+            while not (self._is_finished and self._is_drained()):
+                self.turn()
+        finally:
+            self._feed.close()
+
+    def turn(self) -> None:
+        """Do one turn of the loop."""
+        now_s = self._clock()
+        self._heart.beat()
+        self._meter.beat()
+        self._hear(now_s)
+        self._publish(now_s)
+        self._mark(now_s)
+        if self._stop.is_set and not self._is_finished:
+            self._finish("stopped by the user")
+        if self._entries:
+            self._append_entries()
+        if self._may_take():
+            self._take(self._feed.receive(FEED_WAIT_S if self._waits_briefly() else 0.0), now_s)
+        else:
+            self._heard_s = now_s  # the feed is not asked, so its silence means nothing
+            if not (self._waiting and self._dispatcher.may_publish()):
+                self._inbox.wait(OPENING_MARK_S)
+
+    def _recall(self, logged: Sequence[LoggedRecord]) -> None:
+        """Take up the account where an earlier process left it."""
+        if logged:
+            self._account.restore(logged[-1].account)
+        for record in logged:
+            header = decode_record(record.meta)
+            if isinstance(header, SeriesStart):
+                self._account.forget_digests()
+            elif isinstance(header, FrameHeader):
+                self._account.note_digest(header.sequence, record.digest)
+
+    def _is_drained(self) -> bool:
+        return not (self._entries or self._waiting or self._dispatcher.n_outstanding)
+
+    def _waits_briefly(self) -> bool:
+        """Tell whether there is time to wait for the feed: nothing else to do meanwhile."""
+        return not (self._waiting and self._dispatcher.may_publish())
+
+    def _may_take(self) -> bool:
+        """Tell whether another item is wanted from the feed now."""
+        if self._is_finished:
+            return False
+        if self._feed.can_wait:
+            return not self._entries and not self._waiting and self._dispatcher.may_publish()
+        return True
+
+    def _hear(self, now_s: float) -> None:
+        heard = False
+        while (parts := self._inbox.receive()) is not None:
+            try:
+                state = Acknowledgement.decode(bytes(parts[-1]))
+            except WireError as error:
+                self._meter.count_rejected(error.reason)
+                continue
+            self._dispatcher.take(state, now_s)
+            self._log.acknowledge(self._dispatcher.base)
+            heard = True
+        if not heard and now_s - self._checked_s < DUE_INTERVAL_S:
+            return
+        self._checked_s = now_s
+        again = self._dispatcher.due(now_s)
+        if again:
+            logger.info("%d records are published again", len(again))
+            self._meter.republished.inc(len(again))
+            self._log.count_republished(len(again))
+        for record, delivery in again:
+            self._send(record, delivery)
+
+    def _publish(self, now_s: float) -> None:
+        while self._waiting and self._dispatcher.may_publish():
+            record = self._waiting.popleft()
+            self._send(record, self._dispatcher.publish(record, now_s))
+
+    def _send(self, record: LoggedRecord, delivery: Any) -> None:
+        kind = RAW if record.kind == FRAME_RECORD else CONTROL
+        self._outbox.send(encode_publication(delivery, record.meta, kind=kind))
+        self._meter.bytes_sent.inc(len(record.meta))
+        if kind == RAW:
+            self._meter.frames_sent.inc()
+
+    def _mark(self, now_s: float) -> None:
+        interval = self._mark_interval_s if self._dispatcher.is_open else OPENING_MARK_S
+        if now_s - self._marked_s < interval:
+            return
+        self._marked_s = now_s
+        for delivery in self._dispatcher.marks():
+            self._outbox.send(encode_publication(delivery, b"", kind=MARK))
+        self._meter.frame_log_fill.set(self._log.fill)
+        self._meter.queue_frames.set(len(self._waiting))
+        self._meter.in_progress_frames.set(self._dispatcher.n_outstanding)
+
+    def _take(self, item: FeedItem | None, now_s: float) -> None:
+        """Account for what the feed said."""
+        if item is None:
+            if self._idle_end_s and now_s - self._heard_s > self._idle_end_s:
+                self._end_idle_series()
+            return
+        self._heard_s = now_s
+        now_ns = time.time_ns()
+        match item:
+            case FeedFrame():
+                self._take_frame(item, now_ns)
+            case SeriesStart():
+                self._entries.extend(self._account.begin(item, now_ns))
+                self._heart.n_expected = self._account.n_expected
+                logger.info("series %s begins", item.series)
+            case SeriesEnd():
+                self._entries.extend(self._account.end(item))
+            case FeedGap():
+                self._entries.extend(self._account.miss(item, now_ns))
+            case FeedReject():
+                self._meter.count_rejected(item.reason)
+                self._account.reject(item)
+                logger.warning("a message of the feed was dropped: %s", item.message)
+            case FeedFinished():
+                self._finish("the feed ended without an end of series")
+        self._append_entries()
+
+    def _take_frame(self, frame: FeedFrame, now_ns: int) -> None:
+        self._meter.frames_received.inc()
+        self._meter.bytes_received.inc(frame.pixels.nbytes)
+        if frame.pixels.nbytes + SPARE_BYTES > self._log.capacity:
+            logger.error("a frame of %d bytes is larger than the frame log", frame.pixels.nbytes)
+            self._entries.extend(self._account.lose(frame, "larger than the frame log", now_ns))
+            return
+        if not self._feed.can_wait and (self._entries or not self._has_room(frame)):
+            if not self._log_was_full:
+                logger.error("the frame log is full: frames are lost until the archive catches up")
+            self._log_was_full = True
+            self._entries.extend(self._account.lose(frame, LOG_FULL, now_ns))
+            return
+        self._log_was_full = False
+        self._entries.extend(self._account.take(frame, now_ns))
+
+    def _has_room(self, frame: FeedFrame) -> bool:
+        return self._log.fits(SPARE_BYTES, frame.pixels.nbytes)
+
+    def _end_idle_series(self) -> None:
+        if self._account.is_open:
+            reason = f"the feed was silent for {self._idle_end_s:g} s"
+            logger.warning("the series is ended: %s", reason)
+            self._entries.extend(self._account.end(SeriesEnd(reason=reason)))
+            self._append_entries()
+
+    def _finish(self, reason: str) -> None:
+        self._is_finished = True
+        self._entries.extend(self._account.end(SeriesEnd(reason=reason)))
+        self._append_entries()
+
+    def _append_entries(self) -> None:
+        """Log what there is room for."""
+        while self._entries:
+            entry = self._entries[0]
+            meta = encode_record(entry.record)
+            n_pixel_bytes = 0 if entry.pixels is None else entry.pixels.nbytes
+            if not self._log.fits(len(meta) + len(entry.account), n_pixel_bytes):
+                return
+            kind = _KINDS[type(entry.record)]
+            record = self._log.append(kind, meta, entry.account, entry.pixels)
+            self._entries.popleft()
+            self._waiting.append(record)
+            self._count(entry, record)
+
+    def _count(self, entry: Entry, record: LoggedRecord) -> None:
+        match entry.record:
+            case FrameHeader() as header:
+                self._account.note_digest(header.sequence, record.digest)
+                self._heart.n_done += 1
+                if header.fault:
+                    self._meter.count_faulty()
+                    logger.warning(
+                        "series %s frame %d is archived raw: %s",
+                        header.series, header.sequence, header.fault,
+                    )  # fmt: skip
+            case LossRange() as loss:
+                self._meter.count_lost(loss.reason.partition(" (")[0], loss.n_frames)
+                logger.error(
+                    "%d frames from %d are lost: %s", loss.n_frames, loss.first, loss.reason
+                )
+
+
+def open_log(log_path: Path, capacity: int) -> tuple[FrameLog, list[LoggedRecord]]:
+    """Take over the frame log if there is a usable one, else make a new one.
+
+    A log that cannot be taken over is kept beside, with the ending `.damaged`, for recovery.
+    """
+    if log_path.exists():
+        try:
+            return FrameLog.take_over(log_path)
+        except LogError as error:
+            kept = log_path.with_suffix(".damaged")
+            logger.error("%s; it is kept as %s and a new log is begun", error, kept)
+            log_path.replace(kept)
+    return FrameLog.create(log_path, capacity), []
+
+
+def log_capacity(log_path: Path, wished_mib: float) -> int:
+    """Bound the wished size of a log to half of the free space where it shall lie, in bytes."""
+    folder = log_path.parent
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    free = os.statvfs(folder)
+    return min(int(wished_mib * 2**20), free.f_bavail * free.f_frsize // 2)

@@ -1,0 +1,96 @@
+"""normalise: evens out the illumination of each frame, at the size of the working image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hrtem_stream.messages import NormalisedFrame, RawFrame
+from hrtem_stream.runtime.stage import Stage
+from hrtem_stream.science.illumination import DEGREE, normalise_frame
+from hrtem_stream.transport.frame_log import FrameLogReader
+
+THUMBNAIL_DEVIATIONS = 3.0
+
+
+class Normalise(Stage[RawFrame, NormalisedFrame]):
+    """The stage.
+
+    Parameters
+    ----------
+    reader
+        Gives the pixels of a frame.
+    working_size
+        Height and width of the working image in pixels.
+    """
+
+    name = "normalise"
+
+    def __init__(self, reader: FrameLogReader, *, working_size: int) -> None:
+        self._reader = reader
+        self._shape = (working_size, working_size)
+
+    def warm_up(self) -> None:
+        """Compile for the usual detector dtype."""
+        ramp = np.arange(4 * self._shape[0] * self._shape[1], dtype=np.uint16) % 1000 + 100
+        normalise_frame(ramp.reshape(2 * self._shape[0], 2 * self._shape[1]), shape=self._shape)
+
+    def process(self, batch: Sequence[RawFrame]) -> list[NormalisedFrame]:
+        """Normalise each frame; one that cannot be analysed gets its fault in the header.
+
+        Raises
+        ------
+        LogError
+            A frame has been overwritten in the log: it was archived before.
+        """
+        return [self._normalise(frame) for frame in batch]
+
+    def pass_on(self, frame: RawFrame, reason: str) -> NormalisedFrame:
+        """Give a frame without a working image."""
+        none = np.zeros(self._shape, np.bool_)
+        return NormalisedFrame(
+            delivery=frame.delivery,
+            header=replace(frame.header, fault=frame.header.fault or reason),
+            image=np.zeros(self._shape, np.float32),
+            coefficients=np.zeros((DEGREE + 1, DEGREE + 1), np.float32),
+            vacuum=none,
+            beam_off=none,
+            thumbnail=np.zeros(self._shape, np.uint8),
+        )
+
+    def _normalise(self, frame: RawFrame) -> NormalisedFrame:
+        delivery, header = frame.delivery, frame.header
+        if header.fault:
+            return self.pass_on(frame, header.fault)
+        pixels = self._reader.pixels(
+            delivery.log_id, delivery.ordinal, delivery.offset, header.dtype, header.shape
+        )
+        try:
+            normalised = normalise_frame(analysable(pixels), shape=self._shape)
+        except ValueError as error:
+            return self.pass_on(frame, str(error))
+        return NormalisedFrame(
+            delivery=delivery,
+            header=header,
+            image=normalised.image,
+            coefficients=normalised.coefficients,
+            vacuum=normalised.vacuum,
+            beam_off=normalised.beam_off,
+            thumbnail=thumbnail(normalised.image),
+        )
+
+
+def analysable(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Give signed counts, as some file formats hold them, as float32; others as they are."""
+    return pixels.astype(np.float32) if pixels.dtype.kind == "i" else pixels
+
+
+def thumbnail(image: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Map a standardised image from -3 to +3 deviations onto 0 to 255."""
+    scaled = (image + THUMBNAIL_DEVIATIONS) * (255 / (2 * THUMBNAIL_DEVIATIONS))
+    small: NDArray[np.uint8] = np.clip(scaled, 0, 255).astype(np.uint8)
+    return small

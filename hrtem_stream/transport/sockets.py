@@ -1,0 +1,121 @@
+"""ZeroMQ sockets as the pipeline uses them: publishers and subscribers with bounded buffers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from hrtem_stream.errors import SettingsError
+from hrtem_stream.transport.wire import Part
+
+HEADER_HIGH_WATER = 8192
+SUMMARY_HIGH_WATER = 8
+RECONNECT_MS = 20
+COPY_BELOW_BYTES = 65_536
+MAX_MESSAGE_BYTES = 64 << 20
+
+
+class Publisher:
+    """A PUB socket.
+
+    Parameters
+    ----------
+    endpoint
+        Address, `ipc://` or `tcp://`.
+    bind
+        Whether we bind it or connect to it.
+    high_water
+        Messages buffered for each subscriber. It must lie above the window: then PUB never has a
+        reason to drop.
+    """
+
+    def __init__(
+        self, context: zmq.Context[Any], endpoint: str, *, bind: bool, high_water: int
+    ) -> None:
+        self._socket = _socket(context, zmq.PUB, high_water)
+        _attach(self._socket, endpoint, bind=bind)
+
+    def send(self, parts: Sequence[Part]) -> None:
+        """Send a message; never blocks."""
+        self._socket.send_multipart(parts, copy=sum(map(len, parts)) < COPY_BELOW_BYTES)
+
+    def close(self) -> None:
+        """Close the socket; what is not on its way yet is dropped (the log has it)."""
+        self._socket.close()
+
+
+class Subscriber:
+    """A SUB socket.
+
+    Parameters
+    ----------
+    topics
+        Beginnings of the topics to hear; an empty one hears everything.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[Any],
+        endpoint: str,
+        *,
+        bind: bool,
+        topics: Sequence[bytes],
+        high_water: int,
+    ) -> None:
+        self._socket = _socket(context, zmq.SUB, high_water)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+        for beginning in topics:
+            self._socket.subscribe(beginning)
+        _attach(self._socket, endpoint, bind=bind)
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+
+    def also_wake_on(self, descriptor: int) -> None:
+        """Let `wait` return when this file descriptor becomes readable, too."""
+        self._poller.register(descriptor, zmq.POLLIN)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until there may be something to receive; tell whether there is."""
+        return bool(self._poller.poll(max(0, round(timeout_s * 1000))))
+
+    def receive(self) -> list[Part] | None:
+        """Give the next message without waiting, None when there is none."""
+        try:
+            frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return None
+        return [frame.buffer for frame in frames]
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+
+def make_context() -> zmq.Context[Any]:
+    """Make the ZeroMQ context of a process."""
+    return zmq.Context()
+
+
+def _socket(context: zmq.Context[Any], kind: int, high_water: int) -> zmq.Socket[Any]:
+    socket: zmq.Socket[Any] = context.socket(kind)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.SNDHWM, high_water)
+    socket.setsockopt(zmq.RCVHWM, high_water)
+    socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+    return socket
+
+
+def _attach(socket: zmq.Socket[Any], endpoint: str, *, bind: bool) -> None:
+    if endpoint.startswith("ipc://"):
+        folder = Path(endpoint.removeprefix("ipc://")).parent
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not os.access(folder, os.W_OK):
+            raise SettingsError(f"endpoint {endpoint}: folder {folder} is not writable")
+    try:
+        socket.bind(endpoint) if bind else socket.connect(endpoint)
+    except zmq.ZMQError as error:
+        raise SettingsError(f"endpoint {endpoint} cannot be used: {error}") from None
