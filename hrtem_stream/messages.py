@@ -87,6 +87,7 @@ class FeedReject:
 class SeriesEnd:
     """A series is complete, or is ended by something else."""
 
+    series: str = ""
     series_id: str = ""
     n_frames: int | None = None
     """Number of frames that the feed says it sent, None when it does not say."""
@@ -122,6 +123,7 @@ class FeedPosition:
 class LossRange:
     """Frames of a series that never reached the log, declared."""
 
+    series: str
     series_id: str
     first: int
     n_frames: int

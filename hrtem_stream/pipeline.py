@@ -311,7 +311,8 @@ def _run_between(
 def _run_sort(
     settings: Settings, index: int, meter: Meter, heart: Heart, stop: StopRequest
 ) -> None:
-    from hrtem_stream.stages.sort import Sort, SortedSeries
+    from hrtem_stream.stages.series import SortedSeries
+    from hrtem_stream.stages.sort import Sort
     from hrtem_stream.transport.frame_log import FrameLogReader
     from hrtem_stream.transport.sockets import (
         HEADER_HIGH_WATER,
@@ -338,6 +339,7 @@ def _run_sort(
             archive=settings.archive,
             settings_json=settings.model_dump_json(),
             closed=settings.runtime_directory / "closed",
+            working_size=settings.normalise.working_size,
         ),
         reader=FrameLogReader(settings.frame_log_path),
         inbox=inbox,

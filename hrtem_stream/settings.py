@@ -348,10 +348,10 @@ def settings_from_json(text: str) -> Settings:
 def origins(path: Path | None, flags: Mapping[str, Any] | None = None) -> dict[str, str]:
     """Tell for each dotted key where its value comes from: flag, environment, file or default."""
     given = set((flags or {}).keys())
-    environment = {key for key, _ in _flat(EnvSettingsSource(Settings)())}
-    in_file = {key for key, _ in _flat(read_toml(path))} if path is not None else set()
+    environment = {key for key, _ in flatten(EnvSettingsSource(Settings)())}
+    in_file = {key for key, _ in flatten(read_toml(path))} if path is not None else set()
     found = {}
-    for key, _ in _flat(load_settings(path, flags).model_dump()):
+    for key, _ in flatten(load_settings(path, flags).model_dump()):
         if key in given:
             found[key] = "flag"
         elif key in environment:
@@ -432,9 +432,10 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def _flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Give each value of nested tables with its dotted key."""
     for name, value in nested.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from flatten(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value

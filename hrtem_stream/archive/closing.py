@@ -8,39 +8,30 @@ from numpy.typing import NDArray
 
 from hrtem_stream.archive.layout import TEXT_BYTES
 from hrtem_stream.archive.ledger import Ledger
+from hrtem_stream.science.ranking import order, rank
 
 N_RANKED_MAX = 10_000
 """Images in the ranked view: making it takes a time that grows with the square, 0.4 s here."""
 
-
-def order_of(fractions: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return the rows, highest graphene fraction first, ties by row, NaN last."""
-    return np.argsort(-fractions, kind="stable").astype(np.int64)
-
-
-def rank_of(order: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the place of each row in an order, from 0."""
-    rank = np.empty_like(order)
-    rank[order] = np.arange(order.size)
-    return rank
+COUNTS = ("received", "archived", "lost", "repeated", "republished", "duplicates")
 
 
 def add_ranking(entry: h5py.Group, fractions: NDArray[np.float64]) -> None:
     """Write the ranks and, if there is a frame, the view of the images in their order."""
-    order = order_of(fractions)
-    rank = entry["scores"].create_dataset("rank", data=rank_of(order))
-    rank.attrs["long_name"] = "place by graphene fraction, 0 is the best"
-    if not order.size:
+    rows = order(fractions)
+    ranks = entry["scores"].create_dataset("rank", data=rank(fractions))
+    ranks.attrs["long_name"] = "place by graphene fraction, 0 is the best"
+    if not rows.size:
         return
-    shown = order[:N_RANKED_MAX]
+    shown = rows[:N_RANKED_MAX]
     ranked = entry.create_group("ranked")
     ranked.attrs["NX_class"] = "NXdata"
     ranked.attrs["signal"] = "image"
     ranked.attrs["axes"] = ["rank", "y", "x"]
     ranked.attrs["interpretation"] = "image"
-    ranked.attrs["n_frames"] = order.size
+    ranked.attrs["n_frames"] = rows.size
     ranked.attrs["n_shown"] = shown.size
-    ranked.attrs["note"] = f"the best {shown.size} of {order.size} frames; scores/rank ranks all"
+    ranked.attrs["note"] = f"the best {shown.size} of {rows.size} frames; scores/rank ranks all"
     ranked["rank"] = np.arange(shown.size)
     ranked["row"] = shown
     ranked["graphene_fraction"] = fractions[shown]
@@ -65,14 +56,14 @@ def _add_view(ranked: h5py.Group, image: h5py.Dataset, rows: NDArray[np.int64]) 
     h5py.h5d.create(ranked.id, b"image", image.id.get_type(), target, plist)
 
 
-def add_ledger(entry: h5py.Group, ledger: Ledger) -> None:
+def add_ledger(entry: h5py.Group, ledger: Ledger, whole_series: Ledger | None) -> None:
     """Write the account and the ranges that were lost in the end."""
     group = entry["ledger"]
-    for name in (
-        "received", "archived", "lost", "repeated", "republished", "duplicates",
-        "end_ordinal", "end_reason", "balanced", "complete",
-    ):  # fmt: skip
+    for name in (*COUNTS, "end_ordinal", "end_reason", "balanced", "complete"):
         group.attrs[name] = getattr(ledger, name)
+    if whole_series is not None:
+        for name in (*COUNTS, "balanced"):
+            group.attrs[f"series_{name}"] = getattr(whole_series, name)
     lost = group.create_group("lost")
     lost.attrs["NX_class"] = "NXcollection"
     lost["first"] = np.array([loss.first for loss in ledger.losses], "<i8")

@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
-import numba
 import numpy as np
 import zstandard
 from isal import igzip_lib, isal_zlib
 from numpy.typing import NDArray
 
 from hrtem_stream.errors import ArchiveError
+from hrtem_stream.science.compiled import compiled
 
 Codec: TypeAlias = Literal["deflate", "zstd", "none"]
 Bytes: TypeAlias = NDArray[np.uint8]
@@ -38,7 +38,7 @@ def filters_of(codec: Codec, dtype: np.dtype[Any]) -> tuple[int, ...]:
     return (*shuffle, DEFLATE if codec == "deflate" else ZSTD)
 
 
-def compressor_of(codec: Codec) -> Callable[[Bytes], bytes]:
+def compressor_of(codec: Codec) -> Callable[[memoryview], bytes]:
     """Return a function that compresses one chunk; it belongs to the thread that asked for it."""
     if codec == "deflate":
         return _deflate
@@ -49,7 +49,7 @@ def compressor_of(codec: Codec) -> Callable[[Bytes], bytes]:
     return zstandard.ZstdCompressor(compression_params=parameters).compress
 
 
-def _deflate(chunk: Bytes) -> bytes:
+def _deflate(chunk: memoryview) -> bytes:
     compressed: bytes = igzip_lib.compress(
         chunk, level=LEVEL, flag=igzip_lib.COMP_ZLIB, mem_level=igzip_lib.MEM_LEVEL_EXTRA_LARGE
     )
@@ -97,10 +97,15 @@ def decode_chunk(
 def _decompress(payload: bytes, number: int, n_bytes: int) -> bytes:
     try:
         if number == DEFLATE:
-            return bytes(isal_zlib.decompress(payload, bufsize=n_bytes))
+            stream = isal_zlib.decompressobj()
+            # One byte more than there should be: so the stream is read to its checksum.
+            values: bytes = stream.decompress(payload, n_bytes + 1)
+            if not stream.eof:
+                raise ArchiveError("chunk does not decompress: it does not end")
+            return values
         if number == ZSTD:
             return zstandard.ZstdDecompressor().decompress(payload, max_output_size=n_bytes)
-    except (isal_zlib.error, zstandard.ZstdError) as error:
+    except (igzip_lib.IsalError, zstandard.ZstdError) as error:
         raise ArchiveError(f"chunk does not decompress: {error}") from error
     raise ArchiveError(f"filter must be one of shuffle, deflate, zstd, got number {number}")
 
@@ -136,28 +141,28 @@ def shuffle(values: NDArray[Any], *, out: Bytes) -> None:
 # One small loop a plane over slices: in this form LLVM vectorises it.
 
 
-@numba.njit(cache=True, nogil=True)
-def _plane(words, bits, out):  # type: ignore[no-untyped-def]
+@compiled
+def _plane(words: NDArray[Any], bits: Any, out: Bytes) -> None:
     for i in range(words.size):
         out[i] = np.uint8(words[i] >> bits)
 
 
-@numba.njit(cache=True, nogil=True)
-def _shuffle_2(words, out):  # type: ignore[no-untyped-def]
+@compiled
+def _shuffle_2(words: NDArray[Any], out: Bytes) -> None:
     n = words.size
     for k in range(2):
         _plane(words, np.uint16(8 * k), out[k * n : (k + 1) * n])
 
 
-@numba.njit(cache=True, nogil=True)
-def _shuffle_4(words, out):  # type: ignore[no-untyped-def]
+@compiled
+def _shuffle_4(words: NDArray[Any], out: Bytes) -> None:
     n = words.size
     for k in range(4):
         _plane(words, np.uint32(8 * k), out[k * n : (k + 1) * n])
 
 
-@numba.njit(cache=True, nogil=True)
-def _shuffle_8(words, out):  # type: ignore[no-untyped-def]
+@compiled
+def _shuffle_8(words: NDArray[Any], out: Bytes) -> None:
     n = words.size
     for k in range(8):
         _plane(words, np.uint64(8 * k), out[k * n : (k + 1) * n])

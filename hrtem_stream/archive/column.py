@@ -80,13 +80,14 @@ class Column:
 
     def _store_full(self) -> None:
         self._id.set_extent((self.n, *self._trailing))
-        filter_mask, payload = 0, self._tail.view(np.uint8).reshape(-1)
+        filter_mask, source = 0, self._tail.view(np.uint8).reshape(-1)
+        if len(self._shuffled):
+            shuffle(self._tail.reshape(-1), out=self._shuffled)
+            source = self._shuffled
+        payload: bytes | memoryview = source.data
         if self._filters:
-            if len(self._shuffled):
-                shuffle(self._tail.reshape(-1), out=self._shuffled)
-                payload = self._shuffled
-            compressed = self._compress(payload)
-            if len(compressed) < payload.size:
+            compressed = self._compress(source.data)
+            if len(compressed) < source.size:
                 payload = compressed
             else:
                 filter_mask = 1 << (len(self._filters) - 1)

@@ -157,14 +157,14 @@ class FrameEncoder:
         for row in range(0, self.shape[0], self.chunk_shape[0]):
             origin = row * self.shape[1]
             received = flat[origin : origin + scratch.band.size]
-            digest.update(received)
+            digest.update(received.data)
             band = scratch.band[: received.size]
             band[...] = received
             if flatten and start.size:
                 first = fill_runs(
                     band, start=start, length=length, value=value, origin=origin, first=first
                 )
-                stored_digest.update(band)
+                stored_digest.update(band.data)
             scratch.band[received.size :] = 0
             filter_mask, payload = scratch.compressed()
             chunks.append(Chunk(corner=(row, 0), filter_mask=filter_mask, payload=payload))
@@ -205,7 +205,7 @@ class _Scratch:
         if len(self._filters) == 2:
             shuffle(self.band, out=self._shuffled)
             source = self._shuffled
-        payload = self._compress(source)
+        payload = self._compress(source.data)
         if len(payload) < source.size:
             return 0, payload
         return 1 << (len(self._filters) - 1), source.tobytes()

@@ -77,7 +77,11 @@ class JournalledFile:
         """
         journal = _locked_journal(path)
         os.ftruncate(journal, 0)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+        except OSError:
+            os.close(journal)
+            raise
         return cls(path, descriptor=descriptor, journal=journal, size=0, pages={})
 
     @classmethod
@@ -91,12 +95,16 @@ class JournalledFile:
         OSError
             If it cannot be opened.
         """
-        descriptor = os.open(path, os.O_RDWR)
-        journal = _locked_journal(path)
-        for number, page in _valid_pages(journal).items():
-            _write_all(descriptor, page, number * PAGE)
-        _clear(journal)
-        size = _stated_size(path, os.pread(descriptor, PAGE, 0), os.fstat(descriptor).st_size)
+        with contextlib.ExitStack() as undo:
+            descriptor = os.open(path, os.O_RDWR)
+            undo.callback(os.close, descriptor)
+            journal = _locked_journal(path)
+            undo.callback(os.close, journal)
+            for number, page in _valid_pages(journal).items():
+                _write_all(descriptor, page, number * PAGE)
+            _clear(journal)
+            size = _stated_size(path, os.pread(descriptor, PAGE, 0), os.fstat(descriptor).st_size)
+            undo.pop_all()
         return cls(path, descriptor=descriptor, journal=journal, size=size, pages={})
 
     @classmethod
@@ -110,14 +118,13 @@ class JournalledFile:
         OSError
             If it cannot be opened.
         """
-        descriptor = os.open(path, os.O_RDONLY)
-        pages: dict[int, bytearray] = {}
-        with contextlib.suppress(FileNotFoundError):
-            journal = os.open(journal_path(path), os.O_RDONLY)
-            pages = _valid_pages(journal)
-            os.close(journal)
-        first = bytes(pages.get(0, os.pread(descriptor, PAGE, 0)))
-        size = _stated_size(path, first, os.fstat(descriptor).st_size)
+        with contextlib.ExitStack() as undo:
+            descriptor = os.open(path, os.O_RDONLY)
+            undo.callback(os.close, descriptor)
+            pages = _pages_beside(path)
+            first = bytes(pages.get(0) or os.pread(descriptor, PAGE, 0))
+            size = _stated_size(path, first, os.fstat(descriptor).st_size)
+            undo.pop_all()
         return cls(path, descriptor=descriptor, journal=-1, size=size, pages=pages)
 
     def reserve(self, n_bytes: int) -> None:
@@ -258,6 +265,18 @@ def _locked_journal(path: Path) -> int:
         os.close(journal)
         raise ArchiveError(f"{path} is being written by another process") from error
     return journal
+
+
+def _pages_beside(path: Path) -> dict[int, bytearray]:
+    """Return the pages of the journal of a file that is only read."""
+    try:
+        journal = os.open(journal_path(path), os.O_RDONLY)
+    except FileNotFoundError:
+        return {}
+    try:
+        return _valid_pages(journal)
+    finally:
+        os.close(journal)
 
 
 def _valid_pages(journal: int) -> dict[int, bytearray]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,7 @@ class Ledger:
         return self.received == self.archived + self.lost
 
 
-def lost_ranges(declared: Iterable[Loss], *, archived: NDArray[np.int64]) -> tuple[Loss, ...]:
+def lost_ranges(declared: Iterable[Loss], *, archived: ArrayLike) -> tuple[Loss, ...]:
     """Return the union of the declared ranges less the archived sequences.
 
     Parameters
@@ -68,7 +68,7 @@ def lost_ranges(declared: Iterable[Loss], *, archived: NDArray[np.int64]) -> tup
     tuple of Loss
         In order, apart from each other.
     """
-    kept = np.unique(archived)
+    kept = np.unique(np.asarray(archived, np.int64))
     taken: list[tuple[int, int]] = []
     lost: list[Loss] = []
     for loss in declared:

@@ -11,7 +11,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import h5py
 import numpy as np
@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from hrtem_stream.archive.closing import add_ledger, add_ranking, reopen
 from hrtem_stream.archive.codec import Codec
-from hrtem_stream.archive.column import Column
 from hrtem_stream.archive.encoding import (
     EncodedFrame,
     Keep,
@@ -31,17 +30,14 @@ from hrtem_stream.archive.encoding import (
 from hrtem_stream.archive.journal import JournalledFile, journal_path
 from hrtem_stream.archive.layout import (
     LIBVER,
-    SCORES,
-    TEXT_BYTES,
     ArchiveHeader,
     lay_out,
     mark_default,
 )
 from hrtem_stream.archive.ledger import Ledger, Loss, lost_ranges
+from hrtem_stream.archive.tables import Row, Tables, scores_of, stored_bytes
 from hrtem_stream.errors import ArchiveError
 from hrtem_stream.messages import LossRange, SegmentedFrame, SeriesEnd, SeriesStart
-
-Row: TypeAlias = tuple[SegmentedFrame, EncodedFrame | SetAsideFrame]
 
 FAILURES = (OSError, RuntimeError, KeyError, ValueError)
 """What h5py raises when the file below it fails."""
@@ -86,7 +82,7 @@ class ArchiveWriter:
         self._overwrite = overwrite
         entry = file["entry"]
         self._image = entry["images/image"].id
-        self._tables = _Tables(entry, header)
+        self._tables = Tables(entry, header)
         self._n_rows = self._tables.n_rows
         self._n_committed = self._n_rows
         self._failure = ""
@@ -181,15 +177,22 @@ class ArchiveWriter:
             journalled = JournalledFile.create(part)
         except OSError as error:
             raise ArchiveError(f"{part} cannot be created: {error.strerror}") from error
-        try:
-            file = h5py.File(journalled, "w", libver=LIBVER)
-            lay_out(file, header)
-            writer = cls(path, journalled=journalled, file=file, header=header, overwrite=overwrite)
-            writer._tables.begin()
-            writer._commit()
-        except FAILURES as error:
-            journalled.discard()
-            raise ArchiveError(f"{part} cannot be created: {error}") from error
+        with contextlib.ExitStack() as undo:
+            undo.callback(_remove, part)
+            undo.callback(journalled.close)
+            try:
+                journalled.reserve(RESERVE_BYTES)
+                file = h5py.File(journalled, "w", libver=LIBVER)
+                undo.callback(_give_up, journalled, file)
+                lay_out(file, header)
+                writer = cls(
+                    path, journalled=journalled, file=file, header=header, overwrite=overwrite
+                )
+                writer._tables.begin()
+                writer._commit()
+            except (*FAILURES, TypeError) as error:
+                raise ArchiveError(f"{part} cannot be created: {error}") from error
+            undo.pop_all()
         return writer
 
     @classmethod
@@ -214,17 +217,23 @@ class ArchiveWriter:
             journalled = JournalledFile.reopen(part)
         except OSError as error:
             raise ArchiveError(f"{part} cannot be resumed: {error.strerror}") from error
-        try:
-            file = h5py.File(journalled, "r+", libver=LIBVER)
-            entry = file["entry"]
-            header = ArchiveHeader.from_json(entry["process"].attrs["header"])
-            reopen(entry)
-            _Tables(entry, header).cut(entry["images/image"])
-            writer = cls(path, journalled=journalled, file=file, header=header, overwrite=overwrite)
-            writer._commit()
-        except (*FAILURES, TypeError) as error:
-            journalled.discard()
-            raise ArchiveError(f"{part} is damaged: {error}") from error
+        with contextlib.ExitStack() as undo:
+            undo.callback(journalled.close)
+            undo.callback(journalled.discard)
+            try:
+                file = h5py.File(journalled, "r+", libver=LIBVER)
+                undo.callback(_give_up, journalled, file)
+                entry = file["entry"]
+                header = ArchiveHeader.from_json(entry["process"].attrs["header"])
+                reopen(entry)
+                Tables(entry, header).cut(entry["images/image"])
+                writer = cls(
+                    path, journalled=journalled, file=file, header=header, overwrite=overwrite
+                )
+                writer._commit()
+            except (*FAILURES, TypeError) as error:
+                raise ArchiveError(f"{part} is damaged: {error}") from error
+            undo.pop_all()
         return writer
 
     @property
@@ -283,7 +292,7 @@ class ArchiveWriter:
         new = frames[self._n_rows - self._n_committed :]
         with self._writing():
             self._journalled.reserve(
-                RESERVE_BYTES + sum(_stored_bytes(encoded) for _, encoded in new)
+                RESERVE_BYTES + sum(stored_bytes(encoded) for _, encoded in new)
             )
         if new:
             with self._writing(fatal=True):
@@ -342,6 +351,7 @@ class ArchiveWriter:
         ordinal: int = -1,
         duplicates: int = 0,
         archived_elsewhere: Sequence[int] = (),
+        whole_series: Ledger | None = None,
     ) -> Ledger:
         """Add ranking and ledger, and give the file its name.
 
@@ -354,6 +364,8 @@ class ArchiveWriter:
             Publications that were dropped because their frame was archived already.
         archived_elsewhere
             Sequences in other files of the series: these are not lost.
+        whole_series
+            The account of all files of the series, written into the last.
 
         Raises
         ------
@@ -373,7 +385,7 @@ class ArchiveWriter:
         with self._writing(fatal=True):
             self._tables.flush()
             add_ranking(entry, np.array(self._fractions, np.float64))
-            add_ledger(entry, ledger)
+            add_ledger(entry, ledger, whole_series)
             self._commit()
             self._release()
             part_path(self.path).replace(self.path)
@@ -390,7 +402,7 @@ class ArchiveWriter:
         archived_elsewhere: Sequence[int] = (),
     ) -> Ledger:
         """Return the account of this file as it would be if it were closed now."""
-        archived = np.array([*self.sequences, *archived_elsewhere], np.int64)
+        archived = [*self.sequences, *archived_elsewhere]
         losses = lost_ranges(self._declared, archived=archived)
         lost = sum(loss.n_frames for loss in losses)
         return Ledger(
@@ -414,9 +426,7 @@ class ArchiveWriter:
     def abandon(self) -> None:
         """Let go of the file as it was committed last, for `resume` to take up."""
         if not self._failure.startswith("it is"):
-            self._journalled.discard()
-            with contextlib.suppress(*FAILURES):
-                self._file.close()
+            _give_up(self._journalled, self._file)
             self._journalled.close()
             self._failure = "it is abandoned"
 
@@ -480,207 +490,16 @@ class ArchiveWriter:
         self._journalled.close()
 
 
-class _Tables:
-    """All that is stored beside the images, one `Column` a dataset."""
-
-    def __init__(self, entry: h5py.Group, header: ArchiveHeader) -> None:
-        self._header = header
-        self._frame = Column(entry["images/frame"])
-        self._scores = {field.name: Column(entry["scores"][field.name]) for field in SCORES}
-        self._runs = {
-            name: Column(entry["runs"][name])
-            for name in ("frame_offset", "start", "length", "value")
-        }
-        self._coefficients = Column(entry["illumination/coefficients"])
-        self._thumbnails = Column(entry["thumbnails/image"])
-        self._vacuum = Column(entry["vacuum"])
-        self._beam_off = Column(entry["beam_off"])
-        aside = entry["set_aside"]
-        self._aside = {
-            name: Column(aside[name])
-            for name in ("bytes", "offset", "row", "shape", "dtype", "reason")
-        }
-        declared = entry["ledger/declared"]
-        self._declared = {
-            name: Column(declared[name]) for name in ("first", "n_frames", "reason", "ordinal")
-        }
-        self._by_frame = (
-            self._frame,
-            *self._scores.values(),
-            self._coefficients,
-            self._thumbnails,
-            self._vacuum,
-            self._beam_off,
-        )
-        self._all = (
-            *self._by_frame,
-            *self._runs.values(),
-            *self._aside.values(),
-            *self._declared.values(),
-        )
-
-    @property
-    def n_rows(self) -> int:
-        return self._frame.n
-
-    def begin(self) -> None:
-        """Write the offsets of nothing."""
-        self._runs["frame_offset"].extend(np.zeros(1, np.uint64))
-        self._aside["offset"].extend(np.zeros(1, np.uint64))
-
-    def flush(self) -> None:
-        for table in self._all:
-            table.flush()
-
-    def require_shapes(self, frames: Sequence[SegmentedFrame]) -> None:
-        """Refuse frames whose masks or coefficients do not fit, unless nothing was found."""
-        P, Q = self._header.working_shape
-        for frame in frames:
-            shapes = (frame.thumbnail.shape, frame.vacuum.shape, frame.beam_off.shape)
-            fits = shapes == ((P, Q),) * 3
-            if not fits and frame.method != "none":
-                raise ArchiveError(f"row {frame.header.row}: masks must be {(P, Q)}, got {shapes}")
-            if frame.coefficients.shape != self._header.coefficients_shape and fits:
-                raise ArchiveError(
-                    f"row {frame.header.row}: coefficients must be "
-                    f"{self._header.coefficients_shape}, got {frame.coefficients.shape}"
-                )
-
-    def extend(self, frames: Sequence[Row], scores: dict[str, NDArray[Any]]) -> None:
-        rows = np.array([frame.header.row for frame, _ in frames], np.int64)
-        self._frame.extend(rows)
-        for name, values in scores.items():
-            self._scores[name].extend(values)
-        for frame, encoded in frames:
-            if isinstance(encoded, SetAsideFrame):
-                self._set_aside(frame, encoded)
-            else:
-                for name in ("start", "length", "value"):
-                    self._runs[name].extend(getattr(encoded, name))
-            self._runs["frame_offset"].extend(np.array([self._runs["start"].n], np.uint64))
-            self._add_working_image(frame)
-
-    def declare(self, loss: Loss, ordinal: int) -> None:
-        self._declared["first"].extend(np.array([loss.first], np.int64))
-        self._declared["n_frames"].extend(np.array([loss.n_frames], np.int64))
-        self._declared["reason"].extend(_texts([loss.reason], TEXT_BYTES))
-        self._declared["ordinal"].extend(np.array([ordinal], np.int64))
-
-    def cut(self, image: h5py.Dataset) -> None:
-        """Cut all datasets to the rows that all of them have.
-
-        A journalled file has the same in each; one whose journal is gone may not.
-        """
-        offsets = self._runs["frame_offset"]
-        aside = self._aside["offset"]
-        if not offsets.n or not aside.n:
-            raise ValueError("the tables of offsets are empty")
-        n = min(image.shape[0], offsets.n - 1, *(table.n for table in self._by_frame))
-        image.resize(n, axis=0)
-        for table in self._by_frame:
-            table.cut(n)
-        offsets.cut(n + 1)
-        n_runs = int(image.file["entry/runs/frame_offset"][n])
-        for name in ("start", "length", "value"):
-            if self._runs[name].n < n_runs:
-                raise ValueError(f"runs/{name} has {self._runs[name].n} runs of {n_runs}")
-            self._runs[name].cut(n_runs)
-        self._cut_aside(image.file["entry/set_aside"], n)
-        n_declared = min(table.n for table in self._declared.values())
-        for table in self._declared.values():
-            table.cut(n_declared)
-
-    def _cut_aside(self, group: h5py.Group, n_rows: int) -> None:
-        names = ("row", "shape", "dtype", "reason")
-        n = min(self._aside["offset"].n - 1, *(self._aside[name].n for name in names))
-        n = int(np.count_nonzero(group["row"][:n] < n_rows))
-        for name in names:
-            self._aside[name].cut(n)
-        self._aside["offset"].cut(n + 1)
-        n_bytes = int(group["offset"][n])
-        if self._aside["bytes"].n < n_bytes:
-            raise ValueError(f"set_aside/bytes has {self._aside['bytes'].n} bytes of {n_bytes}")
-        self._aside["bytes"].cut(n_bytes)
-
-    def _set_aside(self, frame: SegmentedFrame, aside: SetAsideFrame) -> None:
-        row = frame.header.row - self._header.first_row
-        self._aside["bytes"].extend(np.frombuffer(aside.payload, np.uint8))
-        self._aside["offset"].extend(np.array([self._aside["bytes"].n], np.uint64))
-        self._aside["row"].extend(np.array([row], np.uint64))
-        self._aside["shape"].extend(np.array([aside.shape], np.uint64))
-        self._aside["dtype"].extend(_texts([aside.dtype], 16))
-        self._aside["reason"].extend(_texts([aside.reason], TEXT_BYTES))
-
-    def _add_working_image(self, frame: SegmentedFrame) -> None:
-        P, Q = self._header.working_shape
-        fits = frame.thumbnail.shape == (P, Q) == frame.vacuum.shape == frame.beam_off.shape
-        if fits:
-            self._coefficients.extend(frame.coefficients[np.newaxis])
-            self._thumbnails.extend(frame.thumbnail[np.newaxis])
-            self._vacuum.extend(np.packbits(frame.vacuum)[np.newaxis])
-            self._beam_off.extend(np.packbits(frame.beam_off)[np.newaxis])
-        else:
-            nothing = np.full((1, *self._header.coefficients_shape), np.nan, np.float32)
-            self._coefficients.extend(nothing)
-            self._thumbnails.extend(np.zeros((1, P, Q), np.uint8))
-            self._vacuum.extend(np.zeros((1, -(-P * Q // 8)), np.uint8))
-            self._beam_off.extend(np.zeros((1, -(-P * Q // 8)), np.uint8))
+def _give_up(journalled: JournalledFile, file: h5py.File) -> None:
+    """Close h5py's view of a file without writing what was not committed."""
+    journalled.discard()
+    with contextlib.suppress(*FAILURES):
+        file.close()
 
 
-def scores_of(frames: Sequence[Row], archived_ns: int) -> dict[str, NDArray[Any]]:
-    """Return the rows of all score columns."""
-    segmented = [frame for frame, _ in frames]
-    headers = [frame.header for frame in segmented]
-    encoded = [encoded for _, encoded in frames]
-    aside = np.array([isinstance(one, SetAsideFrame) for one in encoded])
-    received_ns = np.array([header.received_ns for header in headers], np.int64)
-    values: dict[str, NDArray[Any]] = {}
-    for name in (
-        "graphene_fraction", "amorphous_fraction", "vacuum_fraction", "beam_off_fraction",
-    ):  # fmt: skip
-        fractions = np.array([getattr(frame, name) for frame in segmented], np.float64)
-        # What is not among the images cannot be ranked among them.
-        values[name] = np.where(aside, np.nan, fractions)
-    methods = ["none" if out else frame.method for out, frame in zip(aside, segmented, strict=True)]
-    faults = [
-        one.reason if isinstance(one, SetAsideFrame) else header.fault
-        for one, header in zip(encoded, headers, strict=True)
-    ]
-    values["method"] = _texts(methods, 16)
-    values["attempt"] = np.array([frame.delivery.attempt for frame in segmented], np.int32)
-    values["latency"] = (archived_ns - received_ns) / 1e9
-    values["digest"] = np.array([header.digest for header in headers], np.uint64)
-    values["stored_digest"] = np.array(
-        [one.digest if isinstance(one, SetAsideFrame) else one.stored_digest for one in encoded],
-        np.uint64,
-    )
-    values["sequence"] = np.array([header.sequence for header in headers], np.int64)
-    values["ordinal"] = np.array([frame.delivery.ordinal for frame in segmented], np.int64)
-    values["name"] = _texts([header.name for header in headers], TEXT_BYTES)
-    values["fault"] = _texts(faults, TEXT_BYTES)
-    values["acquired_ns"] = np.array([header.acquired_ns for header in headers], np.int64)
-    values["received_ns"] = received_ns
-    values["archived_ns"] = np.full(len(frames), archived_ns, np.int64)
-    values["raw_bytes"] = np.array([header.n_bytes for header in headers], np.uint64)
-    values["stored_bytes"] = np.array([_stored_bytes(one) for one in encoded], np.uint64)
-    return values
-
-
-def _stored_bytes(encoded: EncodedFrame | SetAsideFrame) -> int:
-    if isinstance(encoded, SetAsideFrame):
-        return len(encoded.payload)
-    return encoded.stored_bytes
-
-
-def _texts(texts: Sequence[str], n_bytes: int) -> NDArray[np.bytes_]:
-    """Return texts as UTF-8 of at most so many bytes; longer ones end in an ellipsis."""
-    coded = []
-    for text in texts:
-        utf8 = text.encode("utf-8", "replace")
-        if len(utf8) > n_bytes:
-            utf8 = utf8[: n_bytes - 3].decode("utf-8", "ignore").encode() + "…".encode()
-        coded.append(utf8)
-    return np.array(coded, f"S{n_bytes}")
+def _remove(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    journal_path(part).unlink(missing_ok=True)
 
 
 def _declared(group: h5py.Group) -> list[Loss]:

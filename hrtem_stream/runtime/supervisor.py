@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.02
 YOUNG_S = 1.0
+"""A death is young before this age, or before the first frame done."""
 FIRST_BACK_OFF_S = 0.1
 LONGEST_BACK_OFF_S = 3.2
 GIVE_UP_AFTER = 8
@@ -172,10 +173,14 @@ class Supervisor:
             return
         if code in FINAL_EXITS:
             raise GaveUpError(f"{child.spec.name} cannot go on", code)
-        lived_s = now_s - child.started_s
-        child.n_young_deaths = child.n_young_deaths + 1 if lived_s < YOUNG_S else 0
+        beat = read_beat(child.spec.heart)
+        was_useful = beat.pid == child.process.pid and beat.n_done > 0
+        is_young = now_s - child.started_s < YOUNG_S or not was_useful
+        child.n_young_deaths = child.n_young_deaths + 1 if is_young else 0
         if child.n_young_deaths >= GIVE_UP_AFTER:
-            raise GaveUpError(f"{child.spec.name} died {GIVE_UP_AFTER} times in a row at its start", 1)
+            raise GaveUpError(
+                f"{child.spec.name} died {GIVE_UP_AFTER} times in a row before it did anything", 1
+            )
         back_off_s = 0.0
         if child.n_young_deaths:
             doubled = FIRST_BACK_OFF_S * 2 ** (child.n_young_deaths - 1)

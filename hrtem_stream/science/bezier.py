@@ -63,9 +63,7 @@ def fit_bezier(image: Real, *, degree: int = 2) -> NDArray[np.float64]:
     return _inverse(rows, degree) @ image.astype(np.float64) @ _inverse(columns, degree).T
 
 
-def bezier_surface(
-    coefficients: Real, *, shape: tuple[int, int]
-) -> NDArray[np.float64]:
+def bezier_surface(coefficients: Real, *, shape: tuple[int, int]) -> NDArray[np.float64]:
     """Evaluate a Bézier surface at the pixel centres of an image of the given shape.
 
     Parameters
@@ -112,6 +110,6 @@ def check_degree(degree: int) -> None:
 
 @lru_cache(maxsize=64)
 def _inverse(n_samples: int, degree: int) -> NDArray[np.float64]:
-    inverse: NDArray[np.float64] = np.linalg.pinv(bernstein(n_samples, degree=degree))
+    inverse = np.asarray(np.linalg.pinv(bernstein(n_samples, degree=degree)), np.float64)
     inverse.flags.writeable = False
     return inverse

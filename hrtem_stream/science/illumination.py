@@ -106,8 +106,9 @@ def normalise_image(reduced: Image, *, degree: int = DEGREE) -> NormalisedImage:
     """
     repaired = repair_defects(reduced)
     coefficients, beam_off = fit_illumination(repaired, degree=degree)
-    flat = divide_illumination(repaired, coefficients)
-    vacuum = find_vacuum(flat, beam_off=beam_off)
+    surface = illumination_surface(coefficients, shape=repaired.shape)
+    flat = repaired / surface
+    vacuum = find_vacuum(flat, illumination=surface, beam_off=beam_off)
     return NormalisedImage(
         image=standardise(flat, beam_off=beam_off),
         coefficients=coefficients.astype(np.float32),
@@ -118,8 +119,8 @@ def normalise_image(reduced: Image, *, degree: int = DEGREE) -> NormalisedImage:
 
 def normalise_published(image: Image, *, degree: int = 2) -> Image:
     """Normalise as published: plain least squares (Eq. 1), divide (Eq. 2), standardise (Eq. 3)."""
-    flat = divide_illumination(image, fit_bezier(image, degree=degree))
-    return standardise(flat, beam_off=np.zeros(image.shape, np.bool_))
+    surface = illumination_surface(fit_bezier(image, degree=degree), shape=image.shape)
+    return standardise(image / surface, beam_off=np.zeros(image.shape, np.bool_))
 
 
 def repair_defects(image: Image) -> Image:
@@ -185,26 +186,29 @@ def fit_illumination(image: Image, *, degree: int = DEGREE) -> tuple[NDArray[np.
     return surface, _beam_off(image, surface, bright)
 
 
-def divide_illumination(image: Image, coefficients: NDArray[np.floating]) -> Image:
-    """Divide an image by a Bézier surface (Eq. 2); a thousandth of its peak is the least divisor.
+def illumination_surface(coefficients: NDArray[np.floating], *, shape: tuple[int, int]) -> Image:
+    """Evaluate the illumination in single precision, nowhere below a thousandth of its peak.
+
+    Where there is no light at all it is 1.
 
     Parameters
     ----------
-    image
-        (P, Q) float32.
     coefficients
-        (d+1, d+1), in the units of the image.
+        (d+1, d+1), in detector counts.
+    shape
+        (P, Q) of the working image.
 
     Returns
     -------
-    (P, Q) float32, about 1 where the beam meets the specimen.
+    (P, Q) float32, positive, in detector counts.
     """
-    left = bernstein(image.shape[0], degree=coefficients.shape[0] - 1).astype(np.float32)
-    right = bernstein(image.shape[1], degree=coefficients.shape[1] - 1).astype(np.float32)
+    left = bernstein(shape[0], degree=coefficients.shape[0] - 1).astype(np.float32)
+    right = bernstein(shape[1], degree=coefficients.shape[1] - 1).astype(np.float32)
     surface = left @ coefficients.astype(np.float32) @ right.T
-    least = max(1e-3 * float(surface.max()), np.finfo(np.float32).tiny)
-    flat: Image = image / np.maximum(surface, np.float32(least))
-    return flat
+    peak = float(surface.max())
+    if peak <= 0.0:
+        return np.ones(shape, np.float32)
+    return np.asarray(np.maximum(surface, np.float32(1e-3 * peak)), np.float32)
 
 
 def standardise(image: Image, *, beam_off: Mask) -> Image:
@@ -215,7 +219,7 @@ def standardise(image: Image, *, beam_off: Mask) -> Image:
     if not beam_off.any():
         mean, deviation = cv2.meanStdDev(image)
         scale = 1.0 / deviation.item() if deviation.item() > 0.0 else 0.0
-        return cv2.multiply(cv2.subtract(image, mean.item()), scale)
+        return np.asarray(cv2.multiply(cv2.subtract(image, mean.item()), scale), np.float32)
     mean, deviation = cv2.meanStdDev(image, mask=(~beam_off).astype(np.uint8))
     scale = 1.0 / deviation.item() if deviation.item() > 0.0 else 0.0
     standardised: Image = ((image - np.float32(mean.item())) * np.float32(scale)).astype(np.float32)
@@ -223,9 +227,7 @@ def standardise(image: Image, *, beam_off: Mask) -> Image:
     return standardised
 
 
-def _fit_reweighted(
-    blocks: NDArray[np.float64], lit: Mask, degree: int
-) -> NDArray[np.float64]:
+def _fit_reweighted(blocks: NDArray[np.float64], lit: Mask, degree: int) -> NDArray[np.float64]:
     """Fit a surface to the lit blocks, four times over, each time believing outliers less."""
     left = bernstein(blocks.shape[0], degree=degree)
     right = bernstein(blocks.shape[1], degree=degree)
@@ -271,8 +273,6 @@ def _bending(n: int) -> NDArray[np.float64]:
 def _beam_off(image: Image, surface: NDArray[np.float64], bright: float) -> Mask:
     """Mark the pixels whose surroundings lie far below the illumination."""
     smooth = cv2.blur(image, (5, 5))
-    left = bernstein(image.shape[0], degree=surface.shape[0] - 1).astype(np.float32)
-    right = bernstein(image.shape[1], degree=surface.shape[0] - 1).astype(np.float32)
-    expected = left @ surface.astype(np.float32) @ right.T
+    expected = illumination_surface(surface, shape=image.shape)
     limit = np.maximum(_OFF_SHARE * expected, np.float32(0.1 * _OFF_SHARE * bright))
     return np.asarray(smooth < limit)

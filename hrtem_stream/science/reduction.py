@@ -9,12 +9,14 @@ a detector pixel is repeated, and shared at the borders.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from hrtem_stream.science.compiled import compiled
 
-Frame = NDArray[np.generic]
+Frame = NDArray[Any]
 
 WORKING_SHAPE = (256, 256)
 SATURATED_SHARE = 0.05
@@ -23,9 +25,7 @@ _SATURATION_LEVELS = (2**12 - 1, 2**14 - 1)
 """Full scale of converters with fewer bits than the pixel type that carries them."""
 
 
-def reduce_frame(
-    frame: Frame, *, shape: tuple[int, int] = WORKING_SHAPE
-) -> NDArray[np.float32]:
+def reduce_frame(frame: Frame, *, shape: tuple[int, int] = WORKING_SHAPE) -> NDArray[np.float32]:
     """Average a detector frame over the areas of the working pixels.
 
     Parameters
@@ -98,8 +98,10 @@ def check_frame(frame: Frame, *, reduced: NDArray[np.float32] | None = None) -> 
         return "frame must be finite, got NaN, infinity or values beyond float32"
     if highest - lowest <= 1e-6 * abs(highest) and frame.min() == frame.max():
         value = frame.flat[0]
-        return "frame must not be blank, got zero everywhere" if value == 0 else (
-            f"frame must not be constant, got {value} everywhere"
+        return (
+            "frame must not be blank, got zero everywhere"
+            if value == 0
+            else (f"frame must not be constant, got {value} everywhere")
         )
     share, level = _saturation(frame)
     if share >= SATURATED_SHARE:
@@ -122,8 +124,10 @@ def _saturation(frame: Frame) -> tuple[float, int]:
 
 def _native(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
     """Return the dtype in the machine's byte order; half precision becomes single."""
-    return np.dtype(np.float32) if dtype.itemsize == 2 and dtype.kind == "f" else (
-        dtype.newbyteorder("=")
+    return (
+        np.dtype(np.float32)
+        if dtype.itemsize == 2 and dtype.kind == "f"
+        else (dtype.newbyteorder("="))
     )
 
 
@@ -131,7 +135,7 @@ def _accumulator(dtype: np.dtype[np.generic], n_rows: int) -> type[np.generic]:
     """Choose the narrowest type that holds the sum of n_rows pixels without rounding."""
     if dtype.kind == "f" or dtype.itemsize == 8:
         return np.float64
-    fits = n_rows * np.iinfo(dtype).max < 2**32
+    fits = n_rows * 2 ** (8 * dtype.itemsize) <= 2**32
     return np.uint32 if fits else np.uint64
 
 
@@ -154,9 +158,7 @@ def _add_row(sums: Frame, row: Frame) -> None:
 
 
 @compiled
-def _average_groups(
-    sums: Frame, factor: int, weight: float, averages: NDArray[np.float32]
-) -> None:
+def _average_groups(sums: Frame, factor: int, weight: float, averages: NDArray[np.float32]) -> None:
     for q in range(averages.size):
         total = 0.0
         for j in range(q * factor, (q + 1) * factor):
@@ -165,9 +167,7 @@ def _average_groups(
 
 
 @compiled
-def _average_areas(
-    frame: Frame, sums: NDArray[np.float64], reduced: NDArray[np.float32]
-) -> None:
+def _average_areas(frame: Frame, sums: NDArray[np.float64], reduced: NDArray[np.float32]) -> None:
     rows, columns = frame.shape
     height, width = rows / reduced.shape[0], columns / reduced.shape[1]
     for p in range(reduced.shape[0]):

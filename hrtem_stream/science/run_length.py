@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from hrtem_stream.science.compiled import compiled
 
 Bits: TypeAlias = NDArray[np.bool_]
 Positions: TypeAlias = NDArray[np.uint32]
@@ -188,8 +189,8 @@ def _require_inside(start: Positions, length: Positions, n_pixels: int) -> None:
         raise ValueError(f"a run leaves the frame of {n_pixels} pixels")
 
 
-@numba.njit(cache=True, nogil=True)
-def _count_intervals(bits, row_edges):  # type: ignore[no-untyped-def]
+@compiled
+def _count_intervals(bits: Pixels, row_edges: NDArray[np.int64]) -> int:
     total = 0
     for p in range(bits.shape[0]):
         n_rows = row_edges[p + 1] - row_edges[p]
@@ -201,8 +202,14 @@ def _count_intervals(bits, row_edges):  # type: ignore[no-untyped-def]
     return total
 
 
-@numba.njit(cache=True, nogil=True)
-def _write_runs(bits, row_edges, column_edges, start, length):  # type: ignore[no-untyped-def]
+@compiled
+def _write_runs(
+    bits: Pixels,
+    row_edges: NDArray[np.int64],
+    column_edges: NDArray[np.int64],
+    start: Positions,
+    length: Positions,
+) -> int:
     n_columns = column_edges[-1]
     begin = np.empty(bits.shape[1] + 1, np.int64)
     end = np.empty(bits.shape[1] + 1, np.int64)
@@ -235,23 +242,23 @@ def _write_runs(bits, row_edges, column_edges, start, length):  # type: ignore[n
     return n
 
 
-@numba.njit(cache=True, nogil=True)
-def _sum_integers(pixels):  # type: ignore[no-untyped-def]
+@compiled
+def _sum_integers(pixels: Pixels) -> np.int64:
     total = np.int64(0)
     for i in range(pixels.size):
         total += np.int64(pixels[i])
     return total
 
 
-@numba.njit(cache=True, nogil=True)
-def _mean_integers(flat, start, length, value):  # type: ignore[no-untyped-def]
+@compiled
+def _mean_integers(flat: Pixels, start: Positions, length: Positions, value: Pixels) -> None:
     for i in range(start.size):
         a, n = np.int64(start[i]), np.int64(length[i])
         value[i] = (2 * _sum_integers(flat[a : a + n]) + n) // (2 * n)
 
 
-@numba.njit(cache=True, nogil=True)
-def _mean_floats(flat, start, length, value):  # type: ignore[no-untyped-def]
+@compiled
+def _mean_floats(flat: Pixels, start: Positions, length: Positions, value: Pixels) -> None:
     for i in range(start.size):
         a, n = np.int64(start[i]), np.int64(length[i])
         total = 0.0
@@ -260,15 +267,17 @@ def _mean_floats(flat, start, length, value):  # type: ignore[no-untyped-def]
         value[i] = total / n
 
 
-@numba.njit(cache=True, nogil=True)
-def _fill(out, start, length, value, origin, first):  # type: ignore[no-untyped-def]
+@compiled
+def _fill(
+    out: Pixels, start: Positions, length: Positions, value: Pixels, origin: int, first: int
+) -> int:
     stop = origin + out.size
     i = first
     while i < start.size:
         a, b = np.int64(start[i]), np.int64(start[i]) + np.int64(length[i])
         if a >= stop:
             break
-        out[max(a, origin) - origin : min(b, stop) - origin] = value[i]
+        out[np.maximum(a, origin) - origin : np.minimum(b, stop) - origin] = value[i]
         if b > stop:
             break
         i += 1

@@ -96,9 +96,7 @@ def scores(counts: Confusion) -> Scores:
     if n_pixels == 0:
         raise ValueError("counts must hold at least one pixel, got none")
     nothing = float(tp + fp + fn == 0)
-    per_class = [
-        right / total for right, total in ((tp, tp + fn), (tn, tn + fp)) if total > 0
-    ]
+    per_class = [right / total for right, total in ((tp, tp + fn), (tn, tn + fp)) if total > 0]
     return Scores(
         accuracy=(tp + tn) / n_pixels,
         balanced_accuracy=sum(per_class) / len(per_class),
@@ -136,9 +134,7 @@ def per_image_scores(pairs: Iterable[tuple[Mask, Mask]]) -> Scores:
     )
 
 
-def pooled_scores_off_edge(
-    pairs: Iterable[tuple[Mask, Mask]], *, margin_px: int = 2
-) -> Scores:
+def pooled_scores_off_edge(pairs: Iterable[tuple[Mask, Mask]], *, margin_px: int = 2) -> Scores:
     """Score all pixels of many pairs together, but not those close to an edge of the label.
 
     Hand-drawn edges are uncertain by a few pixels; what lies within `margin_px` of one says more

@@ -112,6 +112,8 @@ def decode_feed_message(parts: Sequence[Part], *, limits: FeedLimits) -> FeedIte
         return _decode_start(header) if kind == "start" else _decode_end(header)
     except WireError as error:
         return FeedReject(reason=error.reason, message=str(error))
+    except RecursionError:
+        return FeedReject(reason="unreadable_header", message="header is nested too deeply")
 
 
 class NativeSource:
@@ -220,14 +222,13 @@ def _decode_header(parts: Sequence[Part], *, limits: FeedLimits) -> dict[str, An
             parts[0],
             raw=False,
             strict_map_key=True,
-            max_buffer_size=limits.max_header_bytes,
             max_str_len=limits.max_header_bytes,
             max_bin_len=limits.max_header_bytes,
             max_array_len=_MAX_ITEMS,
             max_map_len=_MAX_ITEMS,
             max_ext_len=64,
         )
-    except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as error:
+    except (ValueError, OverflowError, msgpack.UnpackException) as error:
         raise WireError("unreadable_header", f"header is no msgpack: {error!a:.200}") from error
     if not isinstance(header, dict) or not all(isinstance(key, str) for key in header):
         raise WireError("unreadable_header", "header must be a map with text for keys")

@@ -134,7 +134,7 @@ class SeriesAccount:
         entries = self._belonging(frame, now_ns)
         entries += self._declare_old_gaps()
         series = self._current
-        pixels, shape, fault = _storable(frame.pixels, frame.fault)
+        pixels, shape, fault = storable(frame.pixels, frame.fault)
         if not self._is_new(frame.sequence):
             if self._digests.get(frame.sequence) == _digest(pixels):
                 series.n_repeated += 1
@@ -193,7 +193,7 @@ class SeriesAccount:
             series.expected = end.n_frames
         losses = self._declare_gaps(series.gaps)
         complete = replace(
-            end, series_id=series.start.series_id, n_archived=series.row,
+            end, series=series.start.series, series_id=series.start.series_id, n_archived=series.row,
             n_received=series.row + series.n_lost, n_repeated=series.n_repeated,
         )  # fmt: skip
         self._series = None
@@ -299,14 +299,14 @@ class SeriesAccount:
             series.declared.append((gap.first, gap.n_frames))
             series.n_lost += gap.n_frames
             loss = LossRange(
-                series_id=series.start.series_id, first=gap.first, n_frames=gap.n_frames,
+                series=series.start.series, series_id=series.start.series_id, first=gap.first, n_frames=gap.n_frames,
                 reason=gap.reason,
             )  # fmt: skip
             entries.append(self._entry(loss))
         return entries
 
 
-def _storable(pixels: NDArray[Any], fault: str) -> tuple[NDArray[Any], tuple[int, int], str]:
+def storable(pixels: NDArray[Any], fault: str) -> tuple[NDArray[Any], tuple[int, int], str]:
     """Give the pixels in a form that the log and the archive can hold, and their shape.
 
     What is no image of a known number format becomes its raw bytes, with shape (n, 0).

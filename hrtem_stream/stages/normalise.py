@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,17 @@ from numpy.typing import NDArray
 from hrtem_stream.messages import NormalisedFrame, RawFrame
 from hrtem_stream.runtime.stage import Stage
 from hrtem_stream.science.illumination import DEGREE, normalise_frame
-from hrtem_stream.transport.frame_log import FrameLogReader
 
 THUMBNAIL_DEVIATIONS = 3.0
+
+
+class PixelReader(Protocol):
+    """Where the pixels of a frame are had from."""
+
+    def pixels(
+        self, log_id: int, ordinal: int, offset: int, dtype: str, shape: tuple[int, int]
+    ) -> NDArray[Any]:
+        """Give the pixels of a frame, read-only."""
 
 
 class Normalise(Stage[RawFrame, NormalisedFrame]):
@@ -30,7 +38,7 @@ class Normalise(Stage[RawFrame, NormalisedFrame]):
 
     name = "normalise"
 
-    def __init__(self, reader: FrameLogReader, *, working_size: int) -> None:
+    def __init__(self, reader: PixelReader, *, working_size: int) -> None:
         self._reader = reader
         self._shape = (working_size, working_size)
 

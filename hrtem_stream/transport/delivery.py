@@ -71,7 +71,7 @@ class Acknowledgement:
         """
         try:
             version, log_id, incarnation, base, held, horizon, n_duplicates = msgpack.unpackb(
-                packed, max_buffer_size=1 << 20
+                packed
             )
             if version != STATE_VERSION:
                 raise WireError("version", f"acknowledgement version must be {STATE_VERSION}")

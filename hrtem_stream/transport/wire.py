@@ -343,6 +343,6 @@ def _unpack(part: Part, limit: int, what: str) -> Any:
     if len(part) > limit:
         raise WireError("size", f"{what} must have at most {limit} bytes, got {len(part)}")
     try:
-        return msgpack.unpackb(part, max_buffer_size=limit, strict_map_key=True)
+        return msgpack.unpackb(part)
     except (ValueError, msgpack.exceptions.UnpackException, RecursionError) as error:
         raise WireError("meta", f"{what} is not msgpack: {error}") from None

@@ -70,7 +70,8 @@ class FastNet(nn.Module):
             images = images.float()
             both = torch.cat([images, lattice_residual(images)], dim=1)
             both = F.pad(both, (0, -columns % stride, 0, -rows % stride), mode="reflect")
-        x = F.pixel_unshuffle(both, 2).contiguous(memory_format=torch.channels_last)
+        x = F.pixel_unshuffle(both.to(self.head.weight.dtype), 2)
+        x = x.contiguous(memory_format=torch.channels_last)  # 8 × 128²
         skips = []
         for encoder in self.encoders:
             x = encoder(x)  # 16 × 128², 32 × 64², 64 × 32²

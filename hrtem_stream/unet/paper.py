@@ -58,7 +58,8 @@ class PaperNet(nn.Module):
         """Return log odds in the shape of the input: the difference of the two classes."""
         stride = self.config.stride
         rows, columns = images.shape[-2], images.shape[-1]
-        x = F.pad(images, (0, -columns % stride, 0, -rows % stride), mode="reflect")
+        x = images.to(self.classes.weight.dtype)
+        x = F.pad(x, (0, -columns % stride, 0, -rows % stride), mode="reflect")
         skips = []
         for encoder in self.encoders:
             x = encoder(x)  # 32 × 256², 64 × 128², 128 × 64²

@@ -1,0 +1,347 @@
+"""Opens an archive and reads from it frame by frame.
+
+Chunks are fetched as they lie in the file and decoded here: the zstd plugin of HDF5 is not
+needed, and a damaged chunk is named.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeAlias
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from hrtem_stream.archive.codec import decode_chunk
+from hrtem_stream.archive.column import filters_of_dataset
+from hrtem_stream.archive.encoding import SetAsideFrame
+from hrtem_stream.archive.journal import JournalledFile, journal_path
+from hrtem_stream.archive.layout import ArchiveHeader
+from hrtem_stream.archive.ledger import Ledger, Loss, lost_ranges
+from hrtem_stream.errors import ArchiveError
+from hrtem_stream.messages import Calibration
+from hrtem_stream.science.ranking import order
+from hrtem_stream.science.run_length import mask_of_runs
+
+Bits: TypeAlias = NDArray[np.bool_]
+Pixels: TypeAlias = NDArray[Any]
+
+FAILURES = (OSError, RuntimeError, KeyError, ValueError, TypeError)
+"""What h5py raises where a file is not what it should be."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runs:
+    """The runs of one frame, see `science.run_length`."""
+
+    start: NDArray[np.uint32]
+    length: NDArray[np.uint32]
+    value: Pixels
+
+
+def open_archive(path: str | os.PathLike[str]) -> Archive:
+    """Open an archive, finished or still a `.part`, for reading.
+
+    Raises
+    ------
+    ArchiveError
+        If there is none, it cannot be read, or the file is something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ArchiveError(f"there is no archive {path}")
+    try:
+        if path.suffix == ".part" or journal_path(path).exists():
+            source: Any = JournalledFile.for_reading(path)
+        else:
+            source = path
+        file = h5py.File(source, "r")
+    except FAILURES as error:
+        raise ArchiveError(f"{path} cannot be opened: {error}") from error
+    try:
+        header = ArchiveHeader.from_json(file["entry/process"].attrs["header"])
+        return Archive(path, file=file, header=header)
+    except FAILURES as error:
+        file.close()
+        raise ArchiveError(f"{path} is not an archive of hrtem_stream: {error}") from error
+
+
+class Archive:
+    """One archive, open for reading; made by `open_archive`, closed by `close` or `with`.
+
+    Parameters
+    ----------
+    path, file
+        The file and h5py's view of it.
+    header
+        As stored in the file.
+    """
+
+    def __init__(self, path: Path, *, file: h5py.File, header: ArchiveHeader) -> None:
+        self.path = path
+        self.header = header
+        self._file = file
+        self._entry = file["entry"]
+        self._image = self._entry["images/image"]
+        self._filters = filters_of_dataset(self._image)
+        self._offsets: NDArray[np.int64] = self._entry["runs/frame_offset"][:].astype(np.int64)
+        self.shape: tuple[int, int] = self._image.shape[1:]
+        """(M, N) of each frame."""
+        self.dtype: np.dtype[Any] = self._image.dtype
+        """Of each frame."""
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return int(self._image.shape[0])
+
+    def __iter__(self) -> Iterator[Pixels]:
+        """Read the frames in order of row."""
+        return (self.frame(i) for i in range(len(self)))
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+    def frame(self, i: int) -> Pixels:
+        """Return frame i as stored, (M, N); zeros for one that was set aside.
+
+        Raises
+        ------
+        IndexError
+            If there is no such row.
+        ArchiveError
+            If its pixels are damaged.
+        """
+        row = self._row(i)
+        frame = np.zeros(self.shape, self.dtype)
+        rows, N = self._image.chunks[1:]
+        for top in range(0, self.shape[0], rows):
+            if self._image.id.get_chunk_info_by_coord((row, top, 0)).byte_offset is None:
+                continue
+            try:
+                filter_mask, payload = self._image.id.read_direct_chunk((row, top, 0))
+                band = decode_chunk(
+                    payload,
+                    filter_mask=filter_mask,
+                    filters=self._filters,
+                    dtype=self.dtype,
+                    n_values=rows * N,
+                )
+            except (*FAILURES, ArchiveError) as error:
+                raise ArchiveError(
+                    f"{self.path.name}: frame {row}, pixel row {top}: {error}"
+                ) from error
+            frame[top : top + rows] = band.reshape(rows, N)[: self.shape[0] - top]
+        return frame
+
+    def runs(self, i: int) -> Runs:
+        """Return the runs of frame i.
+
+        Raises
+        ------
+        IndexError
+            If there is no such row.
+        ArchiveError
+            If the tables are damaged.
+        """
+        row = self._row(i)
+        group = self._entry["runs"]
+        here = slice(self._offsets[row], self._offsets[row + 1])
+        try:
+            return Runs(
+                start=group["start"][here],
+                length=group["length"][here],
+                value=group["value"][here],
+            )
+        except FAILURES as error:
+            raise ArchiveError(f"{self.path.name}: runs of frame {row}: {error}") from error
+
+    def mask(self, i: int) -> Bits:
+        """Return where frame i is amorphous, (M, N) bool.
+
+        Raises
+        ------
+        IndexError, ArchiveError
+            As `runs`.
+        """
+        runs = self.runs(i)
+        return mask_of_runs(runs.start, length=runs.length, shape=self.shape)
+
+    def vacuum(self, i: int) -> Bits:
+        """Return where the beam meets no specimen in frame i, (P, Q) bool."""
+        return self._bits("vacuum", i)
+
+    def beam_off(self, i: int) -> Bits:
+        """Return what lies outside the beam in frame i, (P, Q) bool."""
+        return self._bits("beam_off", i)
+
+    def thumbnail(self, i: int) -> NDArray[np.uint8]:
+        """Return the working image of frame i, (P, Q) uint8."""
+        return self._read("thumbnails/image", self._row(i))
+
+    def coefficients(self, i: int) -> NDArray[np.float32]:
+        """Return the Bézier coefficients of the illumination of frame i, in counts."""
+        return self._read("illumination/coefficients", self._row(i))
+
+    @property
+    def scores(self) -> dict[str, NDArray[Any]]:
+        """All that is known of each frame, by name, (F,) each; text as str."""
+        group = self._entry["scores"]
+        return {name: self._column(group[name]) for name in group if name != "rank"} | {
+            "rank": self.ranks()
+        }
+
+    def score(self, name: str) -> NDArray[Any]:
+        """Return one of the scores, (F,).
+
+        Raises
+        ------
+        KeyError
+            If there is no such score.
+        """
+        return self._column(self._entry["scores"][name])
+
+    def ranking(self) -> NDArray[np.int64]:
+        """Return the rows, highest graphene fraction first, (F,) int64."""
+        return order(self.score("graphene_fraction"))
+
+    def ranks(self) -> NDArray[np.int64]:
+        """Return the rank of each row, as stored; all -1 while the series runs."""
+        scores = self._entry["scores"]
+        if "rank" not in scores:
+            return np.full(len(self), -1, np.int64)
+        return self._column(scores["rank"])
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """Row in the series of each frame, (F,)."""
+        return self._column(self._entry["images/frame"])
+
+    @property
+    def frame_offsets(self) -> NDArray[np.int64]:
+        """Where the runs of each frame begin in the tables of runs, and the end, (F + 1,)."""
+        return self._offsets
+
+    @property
+    def calibration(self) -> Calibration:
+        """What the feed said of the exposure."""
+        return self.header.start.calibration
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the archive was closed."""
+        return bool(self._entry["ledger"].attrs["complete"])
+
+    @property
+    def ledger(self) -> Ledger:
+        """The account; of a `.part`, as far as it goes."""
+        group = self._entry["ledger"]
+        if self.is_complete:
+            losses = self._losses(group["lost"])
+        else:
+            losses = lost_ranges(self.declared, archived=self.score("sequence"))
+        lost = sum(loss.n_frames for loss in losses)
+        attributes = group.attrs
+        return Ledger(
+            series=self.header.start.series,
+            series_id=self.header.start.series_id,
+            log_id=self.header.log_id,
+            first_row=self.header.first_row,
+            received=int(attributes.get("received", len(self) + lost)),
+            archived=int(attributes.get("archived", len(self))),
+            lost=int(attributes.get("lost", lost)),
+            losses=losses,
+            repeated=int(attributes.get("repeated", 0)),
+            republished=int(attributes.get("republished", 0)),
+            duplicates=int(attributes.get("duplicates", 0)),
+            first_ordinal=self.header.ordinal,
+            end_ordinal=int(attributes.get("end_ordinal", -1)),
+            end_reason=str(attributes.get("end_reason", "")),
+            complete=self.is_complete,
+        )
+
+    @property
+    def declared(self) -> tuple[Loss, ...]:
+        """The losses as they were declared; frames in them may have come later."""
+        return self._losses(self._entry["ledger/declared"])
+
+    @property
+    def loss_ordinals(self) -> list[int]:
+        """Ordinals of the declared losses."""
+        return [int(ordinal) for ordinal in self._entry["ledger/declared/ordinal"][:]]
+
+    @property
+    def set_aside_rows(self) -> list[int]:
+        """Rows of the frames that did not fit the image dataset."""
+        return [int(row) for row in self._entry["set_aside/row"][:]]
+
+    def set_aside(self, i: int) -> SetAsideFrame:
+        """Return what came for row i, which did not fit the image dataset.
+
+        Raises
+        ------
+        KeyError
+            If row i is an ordinary frame.
+        """
+        rows = self.set_aside_rows
+        if i not in rows:
+            raise KeyError(f"row {i} was not set aside")
+        at = rows.index(i)
+        group = self._entry["set_aside"]
+        begin, end = group["offset"][at : at + 2]
+        shape = group["shape"][at]
+        return SetAsideFrame(
+            payload=group["bytes"][begin:end].tobytes(),
+            shape=(int(shape[0]), int(shape[1])),
+            dtype=group["dtype"].asstr()[at],
+            reason=group["reason"].asstr()[at],
+            digest=int(self._entry["scores/digest"][i]),
+        )
+
+    def _losses(self, table: h5py.Group) -> tuple[Loss, ...]:
+        names = ("first", "n_frames", "reason")
+        columns = (self._column(table[name]).tolist() for name in names)
+        return tuple(
+            Loss(first=first, n_frames=n, reason=reason)
+            for first, n, reason in zip(*columns, strict=True)
+        )
+
+    def _row(self, i: int) -> int:
+        row = i + len(self) if i < 0 else i
+        if not 0 <= row < len(self):
+            raise IndexError(f"row must be below {len(self)}, got {i}")
+        return row
+
+    def _bits(self, name: str, i: int) -> Bits:
+        P, Q = self.header.working_shape
+        packed = self._read(name, self._row(i))
+        return np.unpackbits(packed, count=P * Q).view(np.bool_).reshape(P, Q)
+
+    def _read(self, name: str, row: int) -> NDArray[Any]:
+        try:
+            values: NDArray[Any] = self._entry[name][row]
+        except FAILURES as error:
+            raise ArchiveError(f"{self.path.name}: {name} of frame {row}: {error}") from error
+        return values
+
+    def _column(self, dataset: h5py.Dataset) -> NDArray[Any]:
+        try:
+            values: NDArray[Any] = dataset[:]
+            return np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values
+        except FAILURES as error:
+            raise ArchiveError(f"{self.path.name}: {dataset.name}: {error}") from error

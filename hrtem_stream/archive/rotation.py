@@ -1,0 +1,299 @@
+"""The archive of one series in one file or, with `frames_per_file`, in as many as it takes.
+
+With rotation the files are NAME_0001.nxs, NAME_0002.nxs and so on, and row r of the series lies
+in file r // frames_per_file: a restarted stage puts each frame where it would have gone anyway.
+Each file is an archive of its own, with its ranking and its part of the ledger.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from hrtem_stream.archive.encoding import SetAsideFrame
+from hrtem_stream.archive.layout import ArchiveHeader
+from hrtem_stream.archive.ledger import Ledger, Loss, lost_ranges
+from hrtem_stream.archive.reader import open_archive
+from hrtem_stream.archive.tables import Row
+from hrtem_stream.archive.writer import ArchiveWriter, part_path
+from hrtem_stream.errors import ArchiveError
+from hrtem_stream.messages import LossRange, SegmentedFrame, SeriesEnd
+
+CONTINUED = "continued in the next file"
+"""Reason of the end of all files but the last."""
+
+
+def file_path(path: Path, index: int, *, frames_per_file: int | None) -> Path:
+    """Return the name of one file of a series; index counts from 0."""
+    if frames_per_file is None:
+        return path
+    return path.with_name(f"{path.stem}_{index + 1:04d}{path.suffix}")
+
+
+@dataclass(slots=True)
+class Earlier:
+    """What the finished files of a series hold."""
+
+    header: ArchiveHeader | None = None
+    """Of the last of them, None when there is none."""
+    ordinals: list[int] = field(default_factory=list)
+    sequences: list[int] = field(default_factory=list)
+    loss_ordinals: list[int] = field(default_factory=list)
+    losses: list[Loss] = field(default_factory=list)
+
+
+class SeriesArchive:
+    """Appends to the files of one series; made by `create` or `resume`.
+
+    Parameters
+    ----------
+    path
+        Name of the archive, without the number of a file.
+    writer
+        Of the file that is being written.
+    index
+        Its number, from 0.
+    frames_per_file
+        None for a single file.
+    overwrite
+        Whether files may be replaced.
+    earlier
+        What the earlier files hold.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        writer: ArchiveWriter,
+        index: int,
+        frames_per_file: int | None,
+        overwrite: bool,
+        earlier: Earlier,
+    ) -> None:
+        self.path = path
+        self._writer = writer
+        self._index = index
+        self._frames_per_file = frames_per_file
+        self._overwrite = overwrite
+        self._earlier = earlier
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        header: ArchiveHeader,
+        frames_per_file: int | None = None,
+        overwrite: bool = False,
+    ) -> SeriesArchive:
+        """Begin the first file.
+
+        Raises
+        ------
+        ArchiveError
+            As `ArchiveWriter.create`.
+        ValueError
+            If frames_per_file is not positive.
+        """
+        if frames_per_file is not None and frames_per_file < 1:
+            raise ValueError(f"frames_per_file must be at least 1, got {frames_per_file}")
+        path = Path(path)
+        first = file_path(path, 0, frames_per_file=frames_per_file)
+        writer = ArchiveWriter.create_from(first, header=header, overwrite=overwrite)
+        return cls(
+            path,
+            writer=writer,
+            index=0,
+            frames_per_file=frames_per_file,
+            overwrite=overwrite,
+            earlier=Earlier(),
+        )
+
+    @classmethod
+    def resume(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        frames_per_file: int | None = None,
+        overwrite: bool = False,
+    ) -> SeriesArchive:
+        """Go on with a series whose writer was stopped.
+
+        Raises
+        ------
+        ArchiveError
+            If nothing of it is there, a file is damaged, or the series is finished.
+        """
+        path = Path(path)
+        earlier = Earlier()
+        index = 0
+        if frames_per_file is not None:
+            index = _read_finished(path, frames_per_file, earlier)
+        current = file_path(path, index, frames_per_file=frames_per_file)
+        if earlier.header is None or part_path(current).exists():
+            writer = ArchiveWriter.resume(current, overwrite=overwrite)
+        else:
+            # Killed between closing one file and beginning the next.
+            first_row = index * (frames_per_file or 0)
+            header = replace(earlier.header, first_row=first_row)
+            writer = ArchiveWriter.create_from(current, header=header, overwrite=overwrite)
+        return cls(
+            path,
+            writer=writer,
+            index=index,
+            frames_per_file=frames_per_file,
+            overwrite=overwrite,
+            earlier=earlier,
+        )
+
+    @property
+    def header(self) -> ArchiveHeader:
+        """Of the file that is being written."""
+        return self._writer.header
+
+    @property
+    def current(self) -> Path:
+        """Name of the file that is being written, once it is closed."""
+        return self._writer.path
+
+    @property
+    def next_row(self) -> int:
+        """Row of the frame to append next."""
+        return self._writer.next_row
+
+    @property
+    def ordinals(self) -> list[int]:
+        """Ordinals of all frames of the series that are archived, by row."""
+        return self._earlier.ordinals + self._writer.ordinals
+
+    @property
+    def sequences(self) -> list[int]:
+        """Sequences of all frames of the series that are archived, by row."""
+        return self._earlier.sequences + self._writer.sequences
+
+    @property
+    def loss_ordinals(self) -> list[int]:
+        """Ordinals of the losses declared."""
+        return self._earlier.loss_ordinals + self._writer.loss_ordinals
+
+    def append(self, frames: Sequence[Row], *, archived_ns: int) -> None:
+        """Append frames and commit them, going on to the next file where one is full.
+
+        Raises
+        ------
+        ArchiveError
+            As `ArchiveWriter.append`; calling again with the same frames goes on where it failed.
+        """
+        next_row = self.next_row
+        frames = [row for row in frames if row[0].header.row >= next_row]
+        while frames:
+            room = self._room()
+            if room == 0:
+                self._rotate()
+                continue
+            here, frames = frames[:room], frames[room:]
+            self._writer.append(here, archived_ns=archived_ns)
+
+    def set_aside(self, frame: SegmentedFrame, received: bytes | NDArray[Any]) -> SetAsideFrame:
+        """Return what to append for a frame that does not fit the image dataset."""
+        return self._writer.set_aside(frame, received)
+
+    def declare_loss(self, loss: LossRange, *, ordinal: int) -> None:
+        """Note in the current file that frames never came, and commit it.
+
+        Raises
+        ------
+        ArchiveError
+            If the disk is full.
+        """
+        if ordinal not in self._earlier.loss_ordinals:
+            self._writer.declare_loss(loss, ordinal=ordinal)
+
+    def close(self, end: SeriesEnd, *, ordinal: int = -1, duplicates: int = 0) -> Ledger:
+        """Close the last file; return the ledger of the whole series.
+
+        Raises
+        ------
+        ArchiveError
+            As `ArchiveWriter.close`.
+        """
+        if self._frames_per_file is None:
+            return self._writer.close(end, ordinal=ordinal, duplicates=duplicates)
+        declared = [*self._earlier.losses, *self._writer.losses]
+        losses = lost_ranges(declared, archived=self.sequences)
+        n_lost = sum(loss.n_frames for loss in losses)
+        # What the feed counted is the series, not this file.
+        own = self._writer.ledger(replace(end, n_received=0), ordinal=ordinal)
+        whole = replace(
+            own,
+            first_row=0,
+            received=end.n_received or len(self.sequences) + n_lost,
+            archived=len(self.sequences),
+            lost=n_lost,
+            losses=losses,
+            duplicates=duplicates,
+        )
+        self._writer.close(
+            replace(end, n_received=0),
+            ordinal=ordinal,
+            duplicates=duplicates,
+            archived_elsewhere=self._earlier.sequences,
+            whole_series=whole,
+        )
+        return whole
+
+    def abandon(self) -> None:
+        """Let go of the current file as it was committed last."""
+        self._writer.abandon()
+
+    def _room(self) -> int:
+        if self._frames_per_file is None:
+            return 2**62
+        return (self._index + 1) * self._frames_per_file - self._writer.next_row
+
+    def _rotate(self) -> None:
+        """Close the full file and begin the next."""
+        header, n_rows = self._writer.header, self._writer.next_row
+        self._writer.close(SeriesEnd(reason=CONTINUED), archived_elsewhere=self._earlier.sequences)
+        self._earlier.ordinals += self._writer.ordinals
+        self._earlier.sequences += self._writer.sequences
+        self._earlier.loss_ordinals += self._writer.loss_ordinals
+        self._earlier.losses += self._writer.losses
+        self._index += 1
+        self._writer = ArchiveWriter.create_from(
+            file_path(self.path, self._index, frames_per_file=self._frames_per_file),
+            header=replace(header, first_row=n_rows),
+            overwrite=self._overwrite,
+        )
+
+
+def _read_finished(path: Path, frames_per_file: int, earlier: Earlier) -> int:
+    """Read what the finished files of a series hold into `earlier`; return how many they are."""
+    index = 0
+    while True:
+        finished = file_path(path, index, frames_per_file=frames_per_file)
+        if part_path(finished).exists() or not finished.exists():
+            return index
+        with open_archive(finished) as archive:
+            header = archive.header
+            if earlier.header and earlier.header.start.series_id != header.start.series_id:
+                return index  # A file of another series, which is to be overwritten.
+            if archive.ledger.end_reason != CONTINUED:
+                raise ArchiveError(f"{finished} is the last file of a series that is finished")
+            if len(archive) != frames_per_file:
+                raise ArchiveError(
+                    f"{finished} holds {len(archive)} frames, "
+                    f"but frames_per_file is {frames_per_file} now"
+                )
+            earlier.header = header
+            earlier.ordinals += archive.score("ordinal").tolist()
+            earlier.sequences += archive.score("sequence").tolist()
+            earlier.loss_ordinals += archive.loss_ordinals
+            earlier.losses += archive.declared
+        index += 1

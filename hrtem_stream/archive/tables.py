@@ -1,0 +1,227 @@
+"""Everything an archive stores beside the images: one `Column` a dataset, grown row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from hrtem_stream.archive.column import Column
+from hrtem_stream.archive.encoding import EncodedFrame, SetAsideFrame
+from hrtem_stream.archive.layout import SCORES, TEXT_BYTES, ArchiveHeader
+from hrtem_stream.archive.ledger import Loss
+from hrtem_stream.errors import ArchiveError
+from hrtem_stream.messages import SegmentedFrame
+
+Row: TypeAlias = tuple[SegmentedFrame, EncodedFrame | SetAsideFrame]
+
+
+class Tables:
+    """All that is stored beside the images, one `Column` a dataset."""
+
+    def __init__(self, entry: h5py.Group, header: ArchiveHeader) -> None:
+        self._header = header
+        self._frame = Column(entry["images/frame"])
+        self._scores = {field.name: Column(entry["scores"][field.name]) for field in SCORES}
+        self._runs = {
+            name: Column(entry["runs"][name])
+            for name in ("frame_offset", "start", "length", "value")
+        }
+        self._coefficients = Column(entry["illumination/coefficients"])
+        self._thumbnails = Column(entry["thumbnails/image"])
+        self._vacuum = Column(entry["vacuum"])
+        self._beam_off = Column(entry["beam_off"])
+        aside = entry["set_aside"]
+        self._aside = {
+            name: Column(aside[name])
+            for name in ("bytes", "offset", "row", "shape", "dtype", "reason")
+        }
+        declared = entry["ledger/declared"]
+        self._declared = {
+            name: Column(declared[name]) for name in ("first", "n_frames", "reason", "ordinal")
+        }
+        self._by_frame = (
+            self._frame,
+            *self._scores.values(),
+            self._coefficients,
+            self._thumbnails,
+            self._vacuum,
+            self._beam_off,
+        )
+        self._all = (
+            *self._by_frame,
+            *self._runs.values(),
+            *self._aside.values(),
+            *self._declared.values(),
+        )
+
+    @property
+    def n_rows(self) -> int:
+        """Frames in the tables."""
+        return self._frame.n
+
+    def begin(self) -> None:
+        """Write the offsets of nothing."""
+        self._runs["frame_offset"].extend(np.zeros(1, np.uint64))
+        self._aside["offset"].extend(np.zeros(1, np.uint64))
+
+    def flush(self) -> None:
+        """Hand all rows to HDF5."""
+        for table in self._all:
+            table.flush()
+
+    def require_shapes(self, frames: Sequence[SegmentedFrame]) -> None:
+        """Refuse frames whose masks or coefficients do not fit, unless nothing was found."""
+        P, Q = self._header.working_shape
+        for frame in frames:
+            shapes = (frame.thumbnail.shape, frame.vacuum.shape, frame.beam_off.shape)
+            fits = shapes == ((P, Q),) * 3
+            if not fits and frame.method != "none":
+                raise ArchiveError(f"row {frame.header.row}: masks must be {(P, Q)}, got {shapes}")
+            if frame.coefficients.shape != self._header.coefficients_shape and fits:
+                raise ArchiveError(
+                    f"row {frame.header.row}: coefficients must be "
+                    f"{self._header.coefficients_shape}, got {frame.coefficients.shape}"
+                )
+
+    def extend(self, frames: Sequence[Row], scores: dict[str, NDArray[Any]]) -> None:
+        """Append frames and what `scores_of` makes of them."""
+        rows = np.array([frame.header.row for frame, _ in frames], np.int64)
+        self._frame.extend(rows)
+        for name, values in scores.items():
+            self._scores[name].extend(values)
+        for frame, encoded in frames:
+            if isinstance(encoded, SetAsideFrame):
+                self._set_aside(frame, encoded)
+            else:
+                for name in ("start", "length", "value"):
+                    self._runs[name].extend(getattr(encoded, name))
+            self._runs["frame_offset"].extend(np.array([self._runs["start"].n], np.uint64))
+            self._add_working_image(frame)
+
+    def declare(self, loss: Loss, ordinal: int) -> None:
+        """Append a loss."""
+        self._declared["first"].extend(np.array([loss.first], np.int64))
+        self._declared["n_frames"].extend(np.array([loss.n_frames], np.int64))
+        self._declared["reason"].extend(texts_of([loss.reason], TEXT_BYTES))
+        self._declared["ordinal"].extend(np.array([ordinal], np.int64))
+
+    def cut(self, image: h5py.Dataset) -> None:
+        """Cut all datasets to the rows that all of them have.
+
+        A journalled file has the same in each; one whose journal is gone may not.
+        """
+        offsets = self._runs["frame_offset"]
+        aside = self._aside["offset"]
+        if not offsets.n or not aside.n:
+            raise ValueError("the tables of offsets are empty")
+        n = min(image.shape[0], offsets.n - 1, *(table.n for table in self._by_frame))
+        image.resize(n, axis=0)
+        for table in self._by_frame:
+            table.cut(n)
+        offsets.cut(n + 1)
+        n_runs = int(image.file["entry/runs/frame_offset"][n])
+        for name in ("start", "length", "value"):
+            if self._runs[name].n < n_runs:
+                raise ValueError(f"runs/{name} has {self._runs[name].n} runs of {n_runs}")
+            self._runs[name].cut(n_runs)
+        self._cut_aside(image.file["entry/set_aside"], n)
+        n_declared = min(table.n for table in self._declared.values())
+        for table in self._declared.values():
+            table.cut(n_declared)
+
+    def _cut_aside(self, group: h5py.Group, n_rows: int) -> None:
+        names = ("row", "shape", "dtype", "reason")
+        n = min(self._aside["offset"].n - 1, *(self._aside[name].n for name in names))
+        n = int(np.count_nonzero(group["row"][:n] < n_rows))
+        for name in names:
+            self._aside[name].cut(n)
+        self._aside["offset"].cut(n + 1)
+        n_bytes = int(group["offset"][n])
+        if self._aside["bytes"].n < n_bytes:
+            raise ValueError(f"set_aside/bytes has {self._aside['bytes'].n} bytes of {n_bytes}")
+        self._aside["bytes"].cut(n_bytes)
+
+    def _set_aside(self, frame: SegmentedFrame, aside: SetAsideFrame) -> None:
+        row = frame.header.row - self._header.first_row
+        self._aside["bytes"].extend(np.frombuffer(aside.payload, np.uint8))
+        self._aside["offset"].extend(np.array([self._aside["bytes"].n], np.uint64))
+        self._aside["row"].extend(np.array([row], np.uint64))
+        self._aside["shape"].extend(np.array([aside.shape], np.uint64))
+        self._aside["dtype"].extend(texts_of([aside.dtype], 16))
+        self._aside["reason"].extend(texts_of([aside.reason], TEXT_BYTES))
+
+    def _add_working_image(self, frame: SegmentedFrame) -> None:
+        P, Q = self._header.working_shape
+        fits = frame.thumbnail.shape == (P, Q) == frame.vacuum.shape == frame.beam_off.shape
+        if fits:
+            self._coefficients.extend(frame.coefficients[np.newaxis])
+            self._thumbnails.extend(frame.thumbnail[np.newaxis])
+            self._vacuum.extend(np.packbits(frame.vacuum)[np.newaxis])
+            self._beam_off.extend(np.packbits(frame.beam_off)[np.newaxis])
+        else:
+            nothing = np.full((1, *self._header.coefficients_shape), np.nan, np.float32)
+            self._coefficients.extend(nothing)
+            self._thumbnails.extend(np.zeros((1, P, Q), np.uint8))
+            self._vacuum.extend(np.zeros((1, -(-P * Q // 8)), np.uint8))
+            self._beam_off.extend(np.zeros((1, -(-P * Q // 8)), np.uint8))
+
+
+def scores_of(frames: Sequence[Row], archived_ns: int) -> dict[str, NDArray[Any]]:
+    """Return the rows of all score columns."""
+    segmented = [frame for frame, _ in frames]
+    headers = [frame.header for frame in segmented]
+    encoded = [encoded for _, encoded in frames]
+    aside = np.array([isinstance(one, SetAsideFrame) for one in encoded])
+    received_ns = np.array([header.received_ns for header in headers], np.int64)
+    values: dict[str, NDArray[Any]] = {}
+    for name in (
+        "graphene_fraction", "amorphous_fraction", "vacuum_fraction", "beam_off_fraction",
+    ):  # fmt: skip
+        fractions = np.array([getattr(frame, name) for frame in segmented], np.float64)
+        # What is not among the images cannot be ranked among them.
+        values[name] = np.where(aside, np.nan, fractions)
+    methods = ["none" if out else frame.method for out, frame in zip(aside, segmented, strict=True)]
+    faults = [
+        one.reason if isinstance(one, SetAsideFrame) else header.fault
+        for one, header in zip(encoded, headers, strict=True)
+    ]
+    values["method"] = texts_of(methods, 16)
+    values["attempt"] = np.array([frame.delivery.attempt for frame in segmented], np.int32)
+    values["latency"] = (archived_ns - received_ns) / 1e9
+    values["digest"] = np.array([header.digest for header in headers], np.uint64)
+    values["stored_digest"] = np.array(
+        [one.digest if isinstance(one, SetAsideFrame) else one.stored_digest for one in encoded],
+        np.uint64,
+    )
+    values["sequence"] = np.array([header.sequence for header in headers], np.int64)
+    values["ordinal"] = np.array([frame.delivery.ordinal for frame in segmented], np.int64)
+    values["name"] = texts_of([header.name for header in headers], TEXT_BYTES)
+    values["fault"] = texts_of(faults, TEXT_BYTES)
+    values["acquired_ns"] = np.array([header.acquired_ns for header in headers], np.int64)
+    values["received_ns"] = received_ns
+    values["archived_ns"] = np.full(len(frames), archived_ns, np.int64)
+    values["raw_bytes"] = np.array([header.n_bytes for header in headers], np.uint64)
+    values["stored_bytes"] = np.array([stored_bytes(one) for one in encoded], np.uint64)
+    return values
+
+
+def stored_bytes(encoded: EncodedFrame | SetAsideFrame) -> int:
+    """Return how much room the pixels of a frame take."""
+    if isinstance(encoded, SetAsideFrame):
+        return len(encoded.payload)
+    return encoded.stored_bytes
+
+
+def texts_of(texts: Sequence[str], n_bytes: int) -> NDArray[np.bytes_]:
+    """Return texts as UTF-8 of at most so many bytes; longer ones end in an ellipsis."""
+    coded = []
+    for text in texts:
+        utf8 = text.encode("utf-8", "replace")
+        if len(utf8) > n_bytes:
+            utf8 = utf8[: n_bytes - 3].decode("utf-8", "ignore").encode() + "…".encode()
+        coded.append(utf8)
+    return np.array(coded, f"S{n_bytes}")

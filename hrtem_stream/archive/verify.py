@@ -1,0 +1,167 @@
+"""Checks an archive against itself: every digest, run, rank and count is computed again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from hrtem_stream.archive.reader import Archive, Runs, open_archive
+from hrtem_stream.errors import ArchiveError
+from hrtem_stream.science.ranking import rank
+from hrtem_stream.science.run_length import are_canonical, fill_runs, mask_of_runs
+
+N_DIFFERENCES_MAX = 1000
+"""Beyond so many the file is plainly not what was written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyReport:
+    """What `verify` found."""
+
+    path: str
+    n_frames: int
+    differences: tuple[str, ...]
+    """One sentence each, naming the row; empty when all is as it was written."""
+    ledger: dict[str, Any]
+
+
+def verify(path: str | os.PathLike[str]) -> VerifyReport:
+    """Compare an archive with what its pixels, tables and ledger say of each other.
+
+    Raises
+    ------
+    ArchiveError
+        If there is no such file, or it is not an archive at all.
+    """
+    with open_archive(path) as archive:
+        differences: list[str] = []
+        try:
+            for difference in _differences(archive):
+                differences.append(difference)
+                if len(differences) == N_DIFFERENCES_MAX:
+                    differences.append("there are more differences")
+                    break
+            ledger = asdict(archive.ledger) | {"balanced": archive.ledger.balanced}
+        except (ArchiveError, OSError, RuntimeError, KeyError, ValueError, IndexError) as error:
+            differences.append(f"the tables cannot be read: {error}")
+            ledger = {}
+        return VerifyReport(
+            path=str(path),
+            n_frames=len(archive),
+            differences=tuple(differences),
+            ledger=ledger,
+        )
+
+
+def _differences(archive: Archive) -> Iterator[str]:
+    scores = archive.scores
+    yield from _table_differences(archive, scores)
+    aside = set(archive.set_aside_rows)
+    for row in range(len(archive)):
+        try:
+            if row in aside:
+                yield from _set_aside_differences(archive, row, scores)
+            else:
+                yield from _frame_differences(archive, row, scores)
+        except (ArchiveError, OSError, ValueError) as error:
+            yield f"row {row}: {error}"
+    yield from _ledger_differences(archive, scores["sequence"])
+
+
+def _table_differences(archive: Archive, scores: dict[str, NDArray[Any]]) -> Iterator[str]:
+    n = len(archive)
+    for name, values in scores.items():
+        if len(values) != n:
+            raise ArchiveError(f"scores/{name} has {len(values)} rows, not {n}")
+    rows = archive.rows
+    if not np.array_equal(rows, archive.header.first_row + np.arange(n)):
+        yield "images/frame does not count the rows of the series"
+    offsets = archive.frame_offsets
+    if len(offsets) != n + 1 or offsets[0] != 0 or np.any(np.diff(offsets) < 0):
+        raise ArchiveError("runs/frame_offset does not part the runs among the frames")
+    if not archive.is_complete:
+        yield "the archive was not closed"
+    elif not np.array_equal(archive.ranks(), rank(scores["graphene_fraction"])):
+        yield "scores/rank is not the order of graphene_fraction"
+
+
+def _frame_differences(
+    archive: Archive, row: int, scores: dict[str, NDArray[Any]]
+) -> Iterator[str]:
+    pixels = archive.frame(row)
+    found = xxhash.xxh3_64_intdigest(pixels.data)
+    if found != scores["stored_digest"][row]:
+        yield f"row {row}: the pixels are not those that were stored"
+    runs = archive.runs(row)
+    flattened = archive.header.keep == "graphene" and runs.start.size > 0
+    if not flattened and found != scores["digest"][row]:
+        yield f"row {row}: the pixels are not those that were received"
+    if not are_canonical(runs.start, length=runs.length, n_pixels=pixels.size):
+        yield f"row {row}: the runs are not in order, apart and inside the frame"
+        return
+    if flattened and not _filled(pixels, runs):
+        yield f"row {row}: the pixels in the runs are not their values"
+    if scores["method"][row] != "none":
+        area, fraction = _amorphous_area(archive, row, runs), scores["amorphous_fraction"][row]
+        if not abs(area - fraction) <= _tolerance(archive):
+            yield f"row {row}: the runs cover {area:.6f}, amorphous_fraction is {fraction:.6f}"
+
+
+def _set_aside_differences(
+    archive: Archive, row: int, scores: dict[str, NDArray[Any]]
+) -> Iterator[str]:
+    found = xxhash.xxh3_64_intdigest(archive.set_aside(row).payload)
+    if found != scores["stored_digest"][row] or found != scores["digest"][row]:
+        yield f"row {row}: the bytes set aside are not those that were received"
+    if archive.frame(row).any() or archive.runs(row).start.size:
+        yield f"row {row}: the frame was set aside, but has an image or runs"
+
+
+def _ledger_differences(archive: Archive, sequences: NDArray[np.int64]) -> Iterator[str]:
+    ledger = archive.ledger
+    if not ledger.balanced:
+        yield (
+            f"the ledger does not balance: {ledger.received} received, "
+            f"{ledger.archived} archived, {ledger.lost} lost"
+        )
+    if ledger.archived != len(archive):
+        yield f"the ledger counts {ledger.archived} frames, there are {len(archive)}"
+    if ledger.lost != sum(loss.n_frames for loss in ledger.losses):
+        yield f"the ledger counts {ledger.lost} lost frames, its ranges do not"
+    for loss in ledger.losses:
+        both = sequences[(sequences >= loss.first) & (sequences < loss.first + loss.n_frames)]
+        if both.size:
+            yield f"sequence {both[0]} is archived and lost"
+
+
+def _filled(pixels: NDArray[Any], runs: Runs) -> bool:
+    """Tell whether filling the runs once more changes nothing, NaN included."""
+    again = pixels.copy()
+    fill_runs(again.reshape(-1), start=runs.start, length=runs.length, value=runs.value)
+    return again.tobytes() == pixels.tobytes()
+
+
+def _amorphous_area(archive: Archive, row: int, runs: Runs) -> float:
+    """Return the share of the working image that is amorphous, seen and not vacuum."""
+    P, Q = archive.header.working_shape
+    M, N = archive.shape
+    mask = mask_of_runs(runs.start, length=runs.length, shape=archive.shape)
+    # The first detector pixel of each pixel of the working image.
+    rows = np.minimum(-(-np.arange(P) * M // P), M - 1)
+    columns = np.minimum(-(-np.arange(Q) * N // Q), N - 1)
+    amorphous = mask[np.ix_(rows, columns)]
+    counted = amorphous & ~archive.vacuum(row) & ~archive.beam_off(row)
+    return int(np.count_nonzero(counted)) / int(counted.size)
+
+
+def _tolerance(archive: Archive) -> float:
+    """Return how far areas may differ: not at all, unless the detector is the coarser one."""
+    P, Q = archive.header.working_shape
+    M, N = archive.shape
+    return 1e-9 if M >= P and N >= Q else 0.1

@@ -1,0 +1,86 @@
+"""Checks of the machine and the settings before a session."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from hrtem_stream.settings import Settings
+
+LEAST_DISK_GIB = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found."""
+
+    check: str
+    is_ok: bool
+    text: str
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Look at memory, disk, ports and processors, and say what would stand in the way."""
+    return [
+        _processors(settings),
+        _frame_log(settings),
+        _disk(settings),
+        _metrics(settings),
+        _segmenter(),
+    ]
+
+
+def _processors(settings: Settings) -> Finding:
+    n_processors = len(os.sched_getaffinity(0))
+    text = f"{n_processors} for {3 + settings.segment.workers} stage processes"
+    return Finding("processors", n_processors >= 2, text)
+
+
+def _frame_log(settings: Settings) -> Finding:
+    folder = _existing(settings.frame_log_path.parent)
+    free = shutil.disk_usage(folder).free / 2**20
+    wished = settings.frame_log.capacity_mib
+    text = f"{min(wished, free / 2):.0f} of {wished:.0f} MiB can be had in {folder}"
+    return Finding("frame log", free / 2 >= wished, text)
+
+
+def _disk(settings: Settings) -> Finding:
+    archive = settings.archive
+    folder = _existing(Path(archive.file).parent if archive.file else Path(archive.directory))
+    free = shutil.disk_usage(folder).free / 2**30
+    writable = os.access(folder, os.W_OK)
+    text = f"{free:.0f} GiB free in {folder}{'' if writable else ', not writable'}"
+    return Finding("disk", writable and free >= LEAST_DISK_GIB, text)
+
+
+def _metrics(settings: Settings) -> Finding:
+    host, first = settings.metrics.host, settings.metrics.port
+    if not settings.metrics.enabled or first == 0:
+        return Finding("metrics ports", True, "any free ones" if first == 0 else "switched off")
+    ports = [*range(first, first + 3), *range(first + 10, first + 10 + settings.segment.workers)]
+    taken = [port for port in ports if not _is_free(host, port)]
+    text = f"taken: {taken}, others will be used" if taken else f"from {first} on are free"
+    return Finding("metrics ports", not taken, text)
+
+
+def _segmenter() -> Finding:
+    return Finding("segmenter", True, "the Bragg filter, on the processor")
+
+
+def _is_free(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def _existing(folder: Path) -> Path:
+    while not folder.exists():
+        folder = folder.parent
+    return folder

@@ -1,0 +1,185 @@
+"""The reflections of the lattice: where they are in the spectrum, and the image they alone make.
+
+Spatial frequencies g are in 1/px of the working image. A spectrum is the half plane that
+`scipy.fft.rfft2` returns.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft
+
+from hrtem_stream.science.compiled import compiled
+
+Image = NDArray[np.float32]
+Reflections = NDArray[np.float64]
+"""(n, 3): row and column component of g in 1/px, one of each ± pair, and the prominence."""
+
+_BACKGROUND_PX = 17
+"""Width of the neighbourhood in the spectrum that a reflection has to stand out from."""
+_HIGHEST = 0.5
+_APERTURE_REACH = 3.5
+_PADDING_PX = 32
+"""Three times the width of the apertures in real space, so that opposite borders do not meet."""
+
+
+def find_reflections(
+    image: Image,
+    *,
+    threshold: float,
+    n_peaks: int,
+    blur_px: float = 2.0,
+    lowest: float = 0.1,
+) -> Reflections:
+    """Find the reflections of a lattice (Eq. 4): maxima of the smoothed, |g|-weighted spectrum.
+
+        P(g) = ( |g| |F[w I](g)| ) * Gaussian,         w a Hann window
+
+    A maximum is taken where P exceeds `threshold` times its mean over the neighbourhood of 17
+    spectrum pixels: amorphous texture is broad in the spectrum and does not stand out so.
+
+    Parameters
+    ----------
+    image
+        (P, Q) float32 of mean about 0.
+    threshold
+        Least prominence of a reflection, above 1.
+    n_peaks
+        At most so many reflections, the strongest; both of a ± pair count.
+    blur_px
+        Deviation of the Gaussian, in pixels of the spectrum.
+    lowest
+        Least |g|, in 1/px.
+
+    Returns
+    -------
+    (n, 3) float64, most prominent first: g along rows and columns in 1/px, prominence.
+    """
+    rows, columns = image.shape
+    spectrum = np.abs(fft.rfft2(image * _hann(rows, columns))) * _weights(rows, columns)
+    plane, margin = _unfold(spectrum, rows)
+    smooth = cv2.GaussianBlur(plane, (0, 0), blur_px, borderType=cv2.BORDER_REFLECT_101)
+    background = cv2.blur(
+        smooth, (_BACKGROUND_PX, _BACKGROUND_PX), borderType=cv2.BORDER_REFLECT_101
+    )
+    prominence = smooth / np.maximum(background, np.finfo(np.float32).tiny)
+    prominence[~_band(rows, columns, margin, lowest)] = 0.0
+    highest_near = cv2.dilate(smooth, np.ones((7, 7), np.uint8))
+    found = np.flatnonzero((prominence > threshold) & (smooth == highest_near))
+    strongest = found[np.argsort(-prominence.ravel()[found], kind="stable")][: n_peaks // 2]
+    i, j = np.unravel_index(strongest, prominence.shape)
+    return np.stack(
+        [(i - rows // 2) / rows, (j - margin) / columns, prominence[i, j]], axis=1
+    ).astype(np.float64)
+
+
+def lattice_image(image: Image, reflections: Reflections, *, aperture: float) -> Image:
+    """Return what the reflections alone make of an image (Eq. 5), even at its borders.
+
+        I_B = F⁻¹[ A(g) F[I](g) ] / (1 * a)
+
+    A is 1 at a reflection and falls off as a Gaussian; where apertures overlap the larger counts.
+    The image is padded with zeros and the result divided by what one aperture, at g = 0, makes of
+    the field of view, so that a lattice keeps its amplitude up to the border.
+
+    Parameters
+    ----------
+    image
+        (P, Q) float32 of mean about 0.
+    reflections
+        (n, 3) from `find_reflections`.
+    aperture
+        Deviation of the Gaussian apertures, in 1/px.
+
+    Returns
+    -------
+    (P, Q) float32; zero where there is no reflection.
+    """
+    rows, columns = image.shape
+    padded = padded_shape(rows, columns)
+    apertures = np.zeros((padded[0], padded[1] // 2 + 1), np.float32)
+    _open_apertures(apertures, reflections, padded[1], aperture, _APERTURE_REACH * aperture)
+    spectrum = fft.rfft2(image, s=padded)
+    spectrum *= apertures
+    filtered = fft.irfft2(spectrum, s=padded, overwrite_x=True)[:rows, :columns]
+    lattice: Image = filtered * _border_gain(rows, columns, aperture)
+    return lattice
+
+
+@lru_cache(maxsize=64)
+def padded_shape(rows: int, columns: int) -> tuple[int, int]:
+    """Return the least shape that leaves the padding and transforms fast."""
+    return (
+        fft.next_fast_len(rows + _PADDING_PX, real=True),
+        fft.next_fast_len(columns + _PADDING_PX, real=True),
+    )
+
+
+@compiled
+def _open_apertures(
+    apertures: Image, reflections: Reflections, n_columns: int, deviation: float, reach: float
+) -> None:
+    n_rows, n_half = apertures.shape
+    scale = -0.5 / (deviation * deviation)
+    for k in range(reflections.shape[0]):
+        for sign in (-1.0, 1.0):
+            y, x = sign * reflections[k, 0] * n_rows, sign * reflections[k, 1] * n_columns
+            left = max(0, int(np.ceil(x - reach * n_columns)))
+            right = min(n_half, int(np.floor(x + reach * n_columns)) + 1)
+            for i in range(int(np.ceil(y - reach * n_rows)), int(np.floor(y + reach * n_rows)) + 1):
+                dy = (i - y) / n_rows
+                for j in range(left, right):
+                    dx = (j - x) / n_columns
+                    value = np.float32(np.exp(scale * (dy * dy + dx * dx)))
+                    apertures[i % n_rows, j] = max(apertures[i % n_rows, j], value)
+
+
+def _unfold(spectrum: Image, rows: int) -> tuple[Image, int]:
+    """Put g = 0 in the middle row, and a margin of negative columns before the first one.
+
+    Returns the plane and the column of g = 0 in it. With the margin, a neighbourhood of a
+    reflection near the edge of the half plane is whole.
+    """
+    margin = min(_BACKGROUND_PX // 2 + 4, spectrum.shape[1] - 1)
+    shifted = fft.fftshift(spectrum, axes=0)
+    mirrored = (2 * (rows // 2) - np.arange(rows)) % rows
+    return np.concatenate([shifted[mirrored, margin:0:-1], shifted], axis=1), margin
+
+
+@lru_cache(maxsize=8)
+def _hann(rows: int, columns: int) -> Image:
+    """Return the Hann window that is zero just outside the image."""
+    window = np.outer(np.hanning(rows + 2)[1:-1], np.hanning(columns + 2)[1:-1])
+    return window.astype(np.float32)
+
+
+@lru_cache(maxsize=8)
+def _weights(rows: int, columns: int) -> Image:
+    """Return |g| in 1/px on the half plane."""
+    g = np.hypot(fft.fftfreq(rows)[:, None], fft.rfftfreq(columns)[None, :])
+    return g.astype(np.float32)
+
+
+@lru_cache(maxsize=8)
+def _band(rows: int, columns: int, margin: int, lowest: float) -> NDArray[np.bool_]:
+    """Return where a reflection may lie on the unfolded plane: one of each ± pair."""
+    row = (np.arange(rows) - rows // 2)[:, None] / rows
+    column = (np.arange(-margin, columns // 2 + 1))[None, :] / columns
+    g = np.hypot(row, column)
+    half = (column > 0) | ((column == 0) & (row > 0))
+    return np.asarray((g >= lowest) & (g <= _HIGHEST) & half)
+
+
+@lru_cache(maxsize=8)
+def _border_gain(rows: int, columns: int, aperture: float) -> Image:
+    """Return one over what a Gaussian aperture at g = 0 makes of the padded field of view."""
+    padded = padded_shape(rows, columns)
+    gains = []
+    for n, n_padded in ((rows, padded[0]), (columns, padded[1])):
+        transmission = np.exp(-0.5 * (fft.rfftfreq(n_padded) / aperture) ** 2)
+        gains.append(1.0 / fft.irfft(fft.rfft(np.ones(n), n_padded) * transmission, n_padded)[:n])
+    return np.asarray(np.outer(gains[0], gains[1]), np.float32)

@@ -1,0 +1,257 @@
+"""The archives that `sort` has open, one for each series under way."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from hrtem_stream import __version__
+from hrtem_stream.archive.encoding import (
+    EncodedFrame,
+    FrameEncoder,
+    SetAsideFrame,
+    checked_dtype,
+    checked_shape,
+    set_aside,
+)
+from hrtem_stream.archive.layout import ArchiveHeader
+from hrtem_stream.archive.reader import open_archive
+from hrtem_stream.archive.rotation import SeriesArchive, file_path
+from hrtem_stream.archive.writer import part_path
+from hrtem_stream.errors import ArchiveError
+from hrtem_stream.messages import (
+    Delivery,
+    FrameHeader,
+    LossRange,
+    SegmentedFrame,
+    SeriesEnd,
+    SeriesStart,
+)
+from hrtem_stream.science.illumination import DEGREE
+from hrtem_stream.settings import ArchiveSettings
+
+logger = logging.getLogger(__name__)
+
+Row = tuple[SegmentedFrame, EncodedFrame | SetAsideFrame]
+
+
+class Encoders:
+    """Encoders by shape and dtype; for many threads."""
+
+    def __init__(self, codec: Any, keep: Any) -> None:
+        self._codec = codec
+        self._keep = keep
+        self._encoders: dict[tuple[tuple[int, int], str], FrameEncoder] = {}
+        self._lock = threading.Lock()
+
+    def encode(self, frame: SegmentedFrame, pixels: NDArray[Any]) -> EncodedFrame | SetAsideFrame:
+        """Encode a frame: flattened where it is amorphous, or as received if it has a fault."""
+        header = frame.header
+        if header.shape[1] == 0:
+            return set_aside(pixels, shape=header.shape, dtype=header.dtype, reason=header.fault)
+        with self._lock:
+            encoder = self._encoders.get((header.shape, header.dtype))
+            if encoder is None:
+                encoder = FrameEncoder(
+                    header.shape, dtype=header.dtype, codec=self._codec, keep=self._keep
+                )
+                self._encoders[header.shape, header.dtype] = encoder
+        if header.fault or frame.method == "none":
+            return encoder.encode_as_received(pixels)
+        return encoder.encode(pixels, frame.amorphous)
+
+
+class SortedSeries:
+    """Opens, resumes, feeds and closes archives.
+
+    Parameters
+    ----------
+    archive
+        Where files go, and how they are written.
+    settings_json
+        The settings of the session, kept in each file.
+    closed
+        File to which the path of each closed archive is added.
+    working_size
+        Height and width of the masks in pixels.
+    """
+
+    def __init__(
+        self, *, archive: ArchiveSettings, settings_json: str, closed: Path, working_size: int
+    ) -> None:
+        self.codec = archive.codec
+        self.keep = archive.keep
+        self._archive = archive
+        self._frames_per_file = archive.frames_per_file or None
+        self._provenance = {"version": __version__, "settings": settings_json}
+        self._working_shape = (working_size, working_size)
+        self._closed = closed
+        self._open: dict[str, SeriesArchive] = {}
+        self._done: set[str] = set()
+
+    def is_known(self, series_id: str) -> bool:
+        """Tell whether the archive of a series is open, or closed already."""
+        return series_id in self._open or series_id in self._done
+
+    def resume(self, series: str, series_id: str) -> bool:
+        """Take up the archive of a series that an earlier process began; tell if there is one."""
+        for path in self._candidates(series):
+            if self._series_in(path, part=True) == series_id:
+                self._open[series_id] = SeriesArchive.resume(
+                    path, frames_per_file=self._frames_per_file, overwrite=self._archive.overwrite
+                )
+                logger.info("series %s: resumed", series)
+                return True
+            if self._series_in(path, part=False) == series_id:
+                self._done.add(series_id)
+                return True
+            if not self._is_taken(path):
+                return False
+        return False
+
+    def create(
+        self, start: SeriesStart, delivery: Delivery, *, shape: tuple[int, int], dtype: str
+    ) -> None:
+        """Make the archive of a series.
+
+        Raises
+        ------
+        ArchiveError
+            It cannot be written.
+        """
+        header = ArchiveHeader(
+            start=start, shape=checked_shape(shape), dtype=checked_dtype(dtype).str,
+            codec=self.codec, keep=self.keep, provenance=self._provenance,
+            log_id=delivery.log_id, ordinal=delivery.ordinal, first_row=0,
+            working_shape=self._working_shape, coefficients_shape=(DEGREE + 1, DEGREE + 1),
+        )  # fmt: skip
+        path = next(path for path in self._candidates(start.series) if self._is_free(path))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._open[start.series_id] = SeriesArchive.create(
+            path,
+            header=header,
+            frames_per_file=self._frames_per_file,
+            overwrite=self._archive.overwrite,
+        )
+        logger.info("series %s: archived in %s", start.series, path)
+
+    def append(self, frames: Sequence[Row], archived_ns: int) -> int:
+        """Archive frames of one series, in order; give how many were there already.
+
+        Raises
+        ------
+        ArchiveError
+            They cannot be written; nothing is lost, and the same call may be tried again.
+        """
+        series_id = frames[0][0].header.series_id
+        archive = self._open.get(series_id)
+        if archive is None:
+            return len(frames)
+        n_before = sum(frame.header.row < archive.next_row for frame, _ in frames)
+        archive.append(frames, archived_ns=archived_ns)
+        return n_before
+
+    def fits(self, header: FrameHeader) -> bool:
+        """Tell whether a frame has the shape and dtype of its series."""
+        archive = self._open.get(header.series_id)
+        if archive is None:
+            return True
+        return (header.shape, header.dtype) == (archive.header.shape, archive.header.dtype)
+
+    def set_aside(self, frame: SegmentedFrame, pixels: NDArray[Any]) -> SetAsideFrame:
+        """Keep the bytes of a frame that is unlike its series."""
+        return self._open[frame.header.series_id].set_aside(frame, pixels)
+
+    def declare_loss(self, loss: LossRange, ordinal: int) -> None:
+        """Note a loss in its archive."""
+        if loss.series_id in self._open:
+            self._open[loss.series_id].declare_loss(loss, ordinal=ordinal)
+
+    def close(self, end: SeriesEnd, ordinal: int, n_duplicates: int) -> int:
+        """Close an archive; give what is wrong with its ledger, 0 always.
+
+        Raises
+        ------
+        ArchiveError
+            It cannot be written; the same call may be tried again.
+        """
+        archive = self._open.get(end.series_id)
+        if archive is None:
+            return 0
+        ledger = archive.close(end, ordinal=ordinal, duplicates=n_duplicates)
+        del self._open[end.series_id]
+        self._done.add(end.series_id)
+        with self._closed.open("a", encoding="utf-8") as file:
+            file.writelines(f"{path}\n" for path in self._files_of(archive))
+        logger.info(
+            "series %s: received %d = archived %d + lost %d",
+            ledger.series, ledger.received, ledger.archived, ledger.lost,
+        )  # fmt: skip
+        return abs(ledger.received - ledger.archived - ledger.lost)
+
+    def seal(self, reason: str) -> None:
+        """Close every archive as it is."""
+        for series_id in list(self._open):
+            self.close(SeriesEnd(series_id=series_id, reason=reason), -1, 0)
+
+    def abandon(self) -> None:
+        """Let go of every archive; each can be resumed."""
+        for archive in self._open.values():
+            archive.abandon()
+        self._open.clear()
+
+    def _candidates(self, series: str) -> Iterator[Path]:
+        """Give the paths that a series may have, in order."""
+        file = self._archive.file
+        first = Path(file) if file else Path(self._archive.directory) / f"{series}.nxs"
+        yield first
+        for number in itertools.count(2):
+            yield first.with_name(f"{first.stem}-{number}{first.suffix}")
+
+    def _is_taken(self, path: Path) -> bool:
+        first = file_path(path, 0, frames_per_file=self._frames_per_file)
+        return first.exists() or part_path(first).exists()
+
+    def _is_free(self, path: Path) -> bool:
+        """Tell whether a new series may have this path."""
+        first = file_path(path, 0, frames_per_file=self._frames_per_file)
+        own = {archive.path for archive in self._open.values()}
+        if path in own or str(first) in self._closed_paths():
+            return False
+        return self._archive.overwrite or not self._is_taken(path)
+
+    def _series_in(self, path: Path, *, part: bool) -> str:
+        """Give the identity of the series whose file lies at `path`, nothing if there is none."""
+        for index in itertools.count():
+            file = file_path(path, index, frames_per_file=self._frames_per_file)
+            found = part_path(file) if part else file
+            if found.exists():
+                try:
+                    with open_archive(found) as archive:
+                        return archive.header.start.series_id
+                except ArchiveError as error:
+                    logger.warning("%s", error)
+                    return ""
+            if not file.exists() or self._frames_per_file is None:
+                return ""
+        return ""
+
+    def _files_of(self, archive: SeriesArchive) -> list[Path]:
+        n_files = 1
+        if self._frames_per_file:
+            n_files += archive.header.first_row // self._frames_per_file
+        return [
+            file_path(archive.path, index, frames_per_file=self._frames_per_file)
+            for index in range(n_files)
+        ]
+
+    def _closed_paths(self) -> set[str]:
+        if not self._closed.exists():
+            return set()
+        return set(self._closed.read_text(encoding="utf-8").splitlines())

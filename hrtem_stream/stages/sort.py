@@ -1,0 +1,427 @@
+"""sort: brings frames back into order, archives and ranks them, and acknowledges.
+
+Records are settled in the order of their ordinals, so a file always holds a beginning of its
+series. Frames are flattened and compressed by threads as they arrive; what waits for its turn is
+held. An acknowledgement says what is flushed, and is repeated.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+from hrtem_stream.archive.encoding import EncodedFrame, SetAsideFrame
+from hrtem_stream.errors import ArchiveError, LogError, WireError
+from hrtem_stream.messages import (
+    ControlRecord,
+    FrameSummary,
+    LossRange,
+    Mark,
+    SegmentedFrame,
+    SeriesEnd,
+    SeriesStart,
+)
+from hrtem_stream.runtime.heart import Heart
+from hrtem_stream.runtime.meter import Meter
+from hrtem_stream.runtime.process import StopRequest
+from hrtem_stream.stages.series import Encoders, SortedSeries
+from hrtem_stream.transport.delivery import Receipt
+from hrtem_stream.transport.frame_log import FrameLogReader
+from hrtem_stream.transport.wire import decode, encode_summary
+
+logger = logging.getLogger(__name__)
+
+Encoded: TypeAlias = EncodedFrame | SetAsideFrame
+
+STATE_INTERVAL_S = 0.1
+RETRY_S = 1.0
+MESSAGES_A_TURN = 64
+TOPIC = b"state:"
+
+
+class Inbox(Protocol):
+    """Where segmented frames come from."""
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for a message, or for the descriptor of `also_wake_on`."""
+
+    def receive(self) -> Sequence[Any] | None:
+        """Give the next message's parts, None when there is none."""
+
+    def also_wake_on(self, descriptor: int) -> None:
+        """Let `wait` return when a descriptor becomes readable."""
+
+
+class Outbox(Protocol):
+    """Where acknowledgements or summaries go."""
+
+    def send(self, parts: Sequence[Any]) -> None:
+        """Send one."""
+
+
+@dataclass(slots=True)
+class _Held:
+    message: SegmentedFrame | ControlRecord
+    encoding: Future[Encoded] | None
+
+    def is_ready(self) -> bool:
+        return self.encoding is None or self.encoding.done()
+
+
+class Sort:
+    """The stage.
+
+    Parameters
+    ----------
+    series
+        The open archives.
+    reader
+        Gives the pixels of a frame.
+    acknowledge, tell
+        Where acknowledgements and summaries are published.
+    window
+        Of `ingest`: what is held must not grow so far without a flush.
+    flush_frames, flush_s
+        A flush follows after so many frames, or so long.
+    full_disk_wait_s
+        How long a full disk is waited for.
+    """
+
+    name = "sort"
+
+    def __init__(
+        self,
+        *,
+        series: SortedSeries,
+        reader: FrameLogReader,
+        inbox: Inbox,
+        acknowledge: Outbox,
+        tell: Outbox,
+        meter: Meter,
+        heart: Heart,
+        stop: StopRequest,
+        window: int,
+        flush_frames: int,
+        flush_s: float,
+        n_threads: int,
+        full_disk_wait_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._series = series
+        self._reader = reader
+        self._inbox = inbox
+        self._acknowledge = acknowledge
+        self._tell = tell
+        self._meter = meter
+        self._heart = heart
+        self._stop = stop
+        self._flush_frames = max(1, min(flush_frames, window // 4))
+        self._flush_s = flush_s
+        self._full_disk_wait_s = full_disk_wait_s
+        self._clock = clock
+        self._receipt = Receipt(incarnation=secrets.randbits(63))
+        self._held: dict[int, _Held] = {}
+        self._encoders = Encoders(series.codec, series.keep)
+        self._threads = ThreadPoolExecutor(n_threads, thread_name_prefix="encode")
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK)
+        inbox.also_wake_on(self._wake)
+        self._flushed_s = clock()
+        self._told_s = 0.0
+        self._full_since_s: float | None = None
+        self._retry_at_s = 0.0
+        self._is_marked = False
+
+    def run(self) -> None:
+        """Work until told to stop and nothing is held.
+
+        Raises
+        ------
+        ArchiveError
+            The archive cannot be written.
+        """
+        try:
+            while not (self._stop.is_set and not self._held):
+                self.turn()
+        finally:
+            self._threads.shutdown(cancel_futures=True)
+            self._series.abandon()
+
+    def turn(self) -> None:
+        """Do one turn of the loop."""
+        self._heart.beat()
+        self._meter.beat()
+        self._inbox.wait(self._waiting_time())
+        self._clear_wake()
+        for _ in range(MESSAGES_A_TURN):
+            parts = self._inbox.receive()
+            if parts is None:
+                break
+            self._take(parts)
+        settled = self._flush_if_due()
+        now_s = self._clock()
+        if settled or self._is_marked or now_s - self._told_s >= STATE_INTERVAL_S:
+            self._send_state(now_s)
+
+    def _waiting_time(self) -> float:
+        now_s = self._clock()
+        due_s = [self._told_s + STATE_INTERVAL_S]
+        if self._full_since_s is not None:
+            due_s.append(self._retry_at_s)
+        elif self._next_is_ready():
+            due_s.append(self._flushed_s + self._flush_s)
+        return max(0.0, min(due_s) - now_s)
+
+    def _clear_wake(self) -> None:
+        try:
+            os.eventfd_read(self._wake)
+        except BlockingIOError:
+            return
+
+    def _take(self, parts: Sequence[Any]) -> None:
+        try:
+            message = decode(parts)
+        except WireError as error:
+            self._meter.count_rejected(error.reason)
+            logger.debug("message dropped: %s", error)
+            return
+        delivery = message.delivery
+        if self._receipt.is_new_log(delivery):
+            self._follow_log(message)
+        base = self._receipt.base
+        is_new = self._receipt.take(delivery)
+        if self._receipt.base > base:
+            for ordinal in [o for o in self._held if o < self._receipt.base]:
+                del self._held[ordinal]
+        if isinstance(message, Mark):
+            self._is_marked = True
+        elif not is_new:
+            self._meter.duplicates.inc()
+        elif isinstance(message, SegmentedFrame):
+            self._hold_frame(message)
+        elif isinstance(message, ControlRecord):
+            self._held[delivery.ordinal] = _Held(message, None)
+        else:
+            self._receipt.drop(delivery.ordinal)
+            self._meter.count_rejected("kind")
+
+    def _follow_log(self, message: Any) -> None:
+        """Seal what belongs to a log that is gone, and follow the new one."""
+        if self._receipt.log_id != -1:
+            logger.error("the frame log was replaced: its series are sealed as they are")
+            self._held.clear()
+            self._series.seal("the frame log was replaced")
+        self._receipt.begin_log(message.delivery)
+
+    def _hold_frame(self, frame: SegmentedFrame) -> None:
+        self._meter.frames_received.inc()
+        encoding = self._threads.submit(self._encode, frame)
+        encoding.add_done_callback(lambda _: os.eventfd_write(self._wake, 1))
+        self._held[frame.delivery.ordinal] = _Held(frame, encoding)
+
+    def _encode(self, frame: SegmentedFrame) -> Encoded:
+        """Encode a frame, in a thread.
+
+        Raises
+        ------
+        LogError
+            The frame is not in the log any more.
+        """
+        delivery, header = frame.delivery, frame.header
+        pixels = self._reader.pixels(
+            delivery.log_id, delivery.ordinal, delivery.offset, header.dtype, header.shape
+        )
+        encoded = self._encoders.encode(frame, pixels)
+        if not self._reader.still_there(delivery.ordinal, delivery.offset):
+            raise LogError(f"record {delivery.ordinal} was overwritten while it was read")
+        return encoded
+
+    def _next_is_ready(self) -> bool:
+        following = self._held.get(self._receipt.base)
+        return following is not None and following.is_ready()
+
+    def _flush_if_due(self) -> bool:
+        """Archive what is next in order and ready, when it is enough or late; tell if so."""
+        now_s = self._clock()
+        if not self._next_is_ready() or now_s < self._retry_at_s:
+            return False
+        ready = self._ready()
+        is_due = (
+            len(ready) >= self._flush_frames
+            or now_s - self._flushed_s >= self._flush_s
+            or self._is_marked
+            or any(isinstance(held.message, ControlRecord) for held in ready)
+        )
+        if not is_due:
+            return False
+        began = time.perf_counter()
+        n_settled = self._archive(ready)
+        self._meter.stage_seconds.observe(time.perf_counter() - began)
+        self._flushed_s = self._clock()
+        return n_settled > 0
+
+    def _ready(self) -> list[_Held]:
+        """List what is next in order and ready, at most one flush."""
+        ready: list[_Held] = []
+        while len(ready) < self._flush_frames:
+            held = self._held.get(self._receipt.base + len(ready))
+            if held is None or not held.is_ready():
+                break
+            ready.append(held)
+        return ready
+
+    def _archive(self, ready: list[_Held]) -> int:
+        """Archive records in order, frames of a series together; give the number settled."""
+        n_settled = 0
+        while n_settled < len(ready):
+            frames = self._leading_frames(ready[n_settled:])
+            group = ready[n_settled : n_settled + max(1, len(frames))]
+            try:
+                if not self._open_archive(group[0].message):
+                    break
+                if frames:
+                    self._archive_frames(frames)
+                else:
+                    self._archive_record(group[0].message)
+            except ArchiveError as error:
+                self._wait_for_disk(error)
+                break
+            ordinals = [held.message.delivery.ordinal for held in group]
+            self._receipt.settle(ordinals)
+            for ordinal in ordinals:
+                del self._held[ordinal]
+            n_settled += len(group)
+            self._full_since_s = None
+        return n_settled
+
+    def _leading_frames(self, ready: Sequence[_Held]) -> list[tuple[SegmentedFrame, Encoded]]:
+        frames: list[tuple[SegmentedFrame, Encoded]] = []
+        for held in ready:
+            message = held.message
+            if not isinstance(message, SegmentedFrame) or held.encoding is None:
+                break
+            if frames and message.header.series_id != frames[0][0].header.series_id:
+                break
+            frames.append((message, held.encoding.result()))
+        return frames
+
+    def _open_archive(self, message: SegmentedFrame | ControlRecord) -> bool:
+        """Have the archive of a record open; tell if that must wait until a frame shows its shape.
+
+        An archive is made with the first image, since only that knows shape and dtype. Until then
+        nothing of the series is settled, the start neither.
+        """
+        series_id, name = _series_of(message)
+        if self._series.is_known(series_id) or self._series.resume(name, series_id):
+            return True
+        following = self._following(series_id)
+        first = next((m.header for m in following if _is_image(m)), None)
+        is_ended = any(isinstance(getattr(m, "record", None), SeriesEnd) for m in following)
+        if first is None and not is_ended and len(following) < self._flush_frames:
+            return False
+        start = getattr(message, "record", None)
+        if not isinstance(start, SeriesStart):
+            start = SeriesStart(series=name, series_id=series_id)
+        shape, dtype = (first.shape, first.dtype) if first else ((1, 1), "|u1")
+        self._series.create(start, message.delivery, shape=shape, dtype=dtype)
+        return True
+
+    def _following(self, series_id: str) -> list[Any]:
+        """List what is held of a series, in order."""
+        return [
+            self._held[ordinal].message
+            for ordinal in sorted(self._held)
+            if _series_of(self._held[ordinal].message)[0] == series_id
+        ]
+
+    def _archive_frames(self, frames: list[tuple[SegmentedFrame, Encoded]]) -> None:
+        fitting = [
+            (frame, encoded if self._series.fits(frame.header) else self._set_aside(frame, encoded))
+            for frame, encoded in frames
+        ]
+        archived_ns = time.time_ns()
+        n_before = self._series.append(fitting, archived_ns)
+        self._meter.duplicates.inc(n_before)
+        for frame, encoded in fitting[n_before:]:
+            self._count(frame, encoded, archived_ns)
+
+    def _set_aside(self, frame: SegmentedFrame, encoded: Encoded) -> SetAsideFrame:
+        """Keep the bytes of a frame that does not fit the images of its series."""
+        if isinstance(encoded, SetAsideFrame):
+            return encoded
+        delivery, header = frame.delivery, frame.header
+        pixels = self._reader.pixels(
+            delivery.log_id, delivery.ordinal, delivery.offset, header.dtype, header.shape
+        )
+        return self._series.set_aside(frame, pixels)
+
+    def _archive_record(self, message: SegmentedFrame | ControlRecord) -> None:
+        record = message.record if isinstance(message, ControlRecord) else None
+        match record:
+            case LossRange():
+                self._series.declare_loss(record, message.delivery.ordinal)
+            case SeriesEnd():
+                imbalance = self._series.close(
+                    record, message.delivery.ordinal, self._receipt.n_duplicates
+                )
+                self._meter.ledger_imbalance.inc(imbalance)
+
+    def _wait_for_disk(self, error: ArchiveError) -> None:
+        """Take a full disk as a reason to wait; anything else ends the stage."""
+        cause = error.__cause__
+        full = (errno.ENOSPC, errno.EDQUOT)
+        if not (isinstance(cause, OSError) and cause.errno in full):
+            raise error
+        now_s = self._clock()
+        if self._full_since_s is None:
+            self._full_since_s = now_s
+            logger.error("%s; frames wait in the frame log until there is room", error)
+        if now_s - self._full_since_s > self._full_disk_wait_s:
+            raise error
+        self._retry_at_s = now_s + RETRY_S
+
+    def _send_state(self, now_s: float) -> None:
+        if self._receipt.log_id != -1:
+            self._acknowledge.send([TOPIC, self._receipt.state().encode()])
+        self._told_s = now_s
+        self._is_marked = False
+        self._meter.queue_frames.set(len(self._held))
+
+    def _count(self, frame: SegmentedFrame, encoded: Encoded, archived_ns: int) -> None:
+        header = frame.header
+        latency_s = max(0.0, (archived_ns - header.received_ns) / 1e9)
+        n_stored = encoded.stored_bytes if isinstance(encoded, EncodedFrame) else header.n_bytes
+        self._heart.n_done += 1
+        self._meter.frames_sent.inc()
+        self._meter.raw_bytes.inc(header.n_bytes)
+        self._meter.stored_bytes.inc(n_stored)
+        self._meter.frame_age_seconds.observe(latency_s)
+        if frame.method != "none":
+            self._meter.graphene_ratio.observe(frame.graphene_fraction)
+        summary = FrameSummary(
+            series=header.series, series_id=header.series_id, sequence=header.sequence,
+            row=header.row, name=header.name, shape=header.shape, method=frame.method,
+            fault=header.fault, graphene_fraction=frame.graphene_fraction,
+            amorphous_fraction=frame.amorphous_fraction, vacuum_fraction=frame.vacuum_fraction,
+            beam_off_fraction=frame.beam_off_fraction, latency_s=latency_s,
+            thumbnail=frame.thumbnail, amorphous=frame.amorphous, vacuum=frame.vacuum,
+        )  # fmt: skip
+        self._tell.send(encode_summary(summary))
+
+
+def _series_of(message: SegmentedFrame | ControlRecord) -> tuple[str, str]:
+    """Give identity and, where the message has it, name of the series."""
+    if isinstance(message, SegmentedFrame):
+        return message.header.series_id, message.header.series
+    record = message.record
+    return record.series_id, record.series
+
+
+def _is_image(message: Any) -> bool:
+    return isinstance(message, SegmentedFrame) and message.header.shape[1] > 0

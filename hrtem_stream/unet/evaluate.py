@@ -1,0 +1,110 @@
+"""How well a segmenter does on labelled frames: the paper's Table I, and its error maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from hrtem_stream.science.scores import Confusion, Scores, confusion, off_edge, scores
+from hrtem_stream.unet.dataset import Example
+
+Mask = NDArray[np.bool_]
+Segment = Callable[[NDArray[np.float32]], Mask]
+"""Maps normalised images (B, P, Q) to masks (B, P, Q)."""
+
+EDGE_MARGIN_PX = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """Scores over all counted pixels together."""
+
+    n_frames: int
+    pooled: Scores
+    off_edge: Scores
+    """Without the pixels within ±2 px of the label's edge, which the hand drew."""
+    per_frame: dict[str, Confusion]
+    """By the frame's name."""
+
+    def as_dict(self) -> dict[str, object]:
+        """Return plain values for JSON, without the single frames."""
+        return {
+            "n_frames": self.n_frames,
+            "pooled": asdict(self.pooled),
+            "off_edge": asdict(self.off_edge),
+        }
+
+
+def evaluate(masks: Sequence[Mask], examples: Sequence[Example]) -> Evaluation:
+    """Score one mask for each example.
+
+    Raises
+    ------
+    ValueError
+        If there are none, or not as many masks as examples.
+    """
+    if not examples or len(masks) != len(examples):
+        raise ValueError(f"masks must be one each of {len(examples)} frames, got {len(masks)}")
+    per_frame, away = {}, Confusion()
+    for mask, example in zip(masks, examples, strict=True):
+        label = example.amorphous
+        per_frame[example.name] = confusion(mask, label, counted=example.counts)
+        counted = example.counts & off_edge(label, margin_px=EDGE_MARGIN_PX)
+        away = away + confusion(mask, label, counted=counted)
+    return Evaluation(
+        n_frames=len(examples),
+        pooled=scores(sum(per_frame.values(), Confusion())),
+        off_edge=scores(away),
+        per_frame=per_frame,
+    )
+
+
+def best_threshold(
+    probabilities: Sequence[NDArray[np.float32]], examples: Sequence[Example]
+) -> float:
+    """Return the threshold from .30 to .70 with the best pooled Jaccard.
+
+    Use it on frames that take part in the training only.
+    """
+    candidates = np.arange(0.30, 0.701, 0.05)
+    jaccards = [
+        evaluate([p > threshold for p in probabilities], examples).pooled.jaccard
+        for threshold in candidates
+    ]
+    return float(np.round(candidates[int(np.argmax(jaccards))], 2))
+
+
+def table_one(rows: Mapping[str, Scores]) -> str:
+    """Return the paper's Table I as text: a line for each method, six scores."""
+    names = ("accuracy", "balanced_accuracy", "jaccard", "f1", "precision", "recall")
+    lines = [f"{'':24s}" + "".join(f"{name.replace('_', ' '):>19s}" for name in names)]
+    for method, score in rows.items():
+        values = asdict(score)
+        lines.append(f"{method:24s}" + "".join(f"{values[name]:19.3f}" for name in names))
+    return "\n".join(lines)
+
+
+def error_map(mask: Mask, label: Mask) -> NDArray[np.uint8]:
+    """Return (P, Q, 3): true positives white, false positives red, false negatives blue."""
+    picture = np.zeros((*label.shape, 3), np.uint8)
+    picture[mask & label] = (255, 255, 255)
+    picture[mask & ~label] = (255, 0, 0)
+    picture[~mask & label] = (0, 0, 255)
+    return picture
+
+
+def write_error_maps(
+    directory: Path, *, masks: Sequence[Mask], examples: Sequence[Example]
+) -> None:
+    """Write NAME.png for each frame: the frame on the left, its error map on the right."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for mask, example in zip(masks, examples, strict=True):
+        grey = np.clip(128.0 + 42.5 * example.image, 0, 255).astype(np.uint8)
+        frame = np.repeat(grey[:, :, None], 3, axis=2)
+        both = np.concatenate([frame, error_map(mask, example.amorphous)], axis=1)
+        Image.fromarray(both).save(directory / f"{example.name}.png")

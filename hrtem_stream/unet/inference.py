@@ -1,0 +1,205 @@
+"""From normalised images to masks: the network as a segmenter, on the CPU or a GPU.
+
+Whatever goes wrong in torch leaves as `SegmenterError`, so that the caller can hand the batch to
+the Bragg filter. A GPU without memory is given half the batch first.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from hrtem_stream.errors import SegmenterError
+from hrtem_stream.unet.checkpoint import ModelCard, load_checkpoint, shipped_weights
+
+Flips = Sequence[tuple[int, ...]]
+
+AS_IS: Flips = ((),)
+FOUR_FLIPS: Flips = ((), (-1,), (-2,), (-2, -1))
+"""Axes along which each copy of the image is mirrored; the log odds are averaged."""
+
+
+class UNetSegmenter:
+    """A network, ready to segment batches of normalised images.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Maps (B, 1, P, Q) standardised images to log odds in the same shape. It is copied.
+    threshold : float
+        Probability above which a pixel is amorphous, between 0 and 1.
+    device : str
+        As torch names it: cpu, cuda, cuda:1.
+    precision : torch.dtype
+        Of the weights and activations: float32 or bfloat16; see `best_precision`.
+    max_batch : int
+        More images than this are worked on in turn.
+    flips : sequence of tuple of int
+        `AS_IS`, or `FOUR_FLIPS` for four times the work and .005 more Jaccard.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        threshold: float = 0.5,
+        device: str = "cpu",
+        precision: torch.dtype = torch.float32,
+        max_batch: int = 8,
+        flips: Flips = AS_IS,
+    ) -> None:
+        if not 0.0 < threshold < 1.0:
+            raise ValueError(f"threshold must lie between 0 and 1, got {threshold}")
+        if max_batch < 1:
+            raise ValueError(f"max_batch must be at least 1, got {max_batch}")
+        self.device = torch.device(device)
+        self.precision = precision
+        self.max_batch = max_batch
+        self.flips = flips
+        self._least_log_odds = float(np.log(threshold / (1.0 - threshold)))
+        self._network = copy.deepcopy(network).eval()
+        for parameter in self._network.parameters():
+            parameter.requires_grad_(False)
+        try:
+            self._network = self._network.to(
+                self.device, precision, memory_format=torch.channels_last
+            )
+        except (RuntimeError, AssertionError) as error:
+            raise SegmenterError(f"{device}: the network cannot be moved there: {error}") from error
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: Path | None = None,
+        *,
+        device: str = "cpu",
+        precision: torch.dtype | None = None,
+        max_batch: int = 8,
+        flips: Flips = AS_IS,
+    ) -> tuple[UNetSegmenter, ModelCard]:
+        """Load weights, by default the shipped ones in the best precision, and their card.
+
+        Raises
+        ------
+        SegmenterError
+            If the weights cannot be loaded, or not onto that device.
+        """
+        network, card = load_checkpoint(path or shipped_weights())
+        segmenter = cls(
+            network,
+            threshold=card.threshold,
+            device=device,
+            precision=best_precision(device) if precision is None else precision,
+            max_batch=max_batch,
+            flips=flips,
+        )
+        return segmenter, card
+
+    def warm_up(self, *, shape: tuple[int, int] = (256, 256)) -> None:
+        """Run a full batch and a single image of noise, so that the first frame does not wait."""
+        noise = np.random.default_rng(0).standard_normal((self.max_batch, *shape), np.float32)
+        self.segment(noise)
+        self.segment(noise[:1])
+
+    def segment(
+        self, images: NDArray[np.float32]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+        """Segment normalised images.
+
+        Parameters
+        ----------
+        images : (B, P, Q) float32
+            Mean 0, deviation 1, as from `normalise_frame`.
+
+        Returns
+        -------
+        amorphous : (B, P, Q) bool
+        confidence : (B,) float32
+            Mean over the pixels of |2 p - 1|: 1 is certain everywhere, 0 knows nothing.
+
+        Raises
+        ------
+        SegmenterError
+            If torch fails, memory is short even for one image, or the output is not finite.
+        """
+        amorphous = np.empty(images.shape, np.bool_)
+        confidence = np.empty(len(images), np.float32)
+        size = self.max_batch
+        start = 0
+        while start < len(images):
+            part = slice(start, start + size)
+            try:
+                amorphous[part], confidence[part] = self._segment_part(images[part])
+            except torch.cuda.OutOfMemoryError as error:
+                if size == 1:
+                    raise SegmenterError(f"{self.device}: out of memory for one image") from error
+                size = max(1, size // 2)
+                _empty_cache(self.device)
+                continue
+            except RuntimeError as error:
+                raise SegmenterError(f"{self.device}: {error}") from error
+            start += size
+        return amorphous, confidence
+
+    def probabilities(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the probability of amorphous (B, P, Q), for evaluation."""
+        parts = []
+        for start in range(0, len(images), self.max_batch):
+            log_odds = self._log_odds(images[start : start + self.max_batch])
+            parts.append(torch.sigmoid(log_odds).cpu().numpy())
+        return np.concatenate(parts)
+
+    def _segment_part(
+        self, images: NDArray[np.float32]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+        log_odds = self._log_odds(images)
+        # |2 p - 1| = |tanh(log odds / 2)|
+        confidence = torch.tanh(0.5 * log_odds).abs().mean(dim=(1, 2))
+        if not bool(torch.isfinite(confidence).all()):
+            raise SegmenterError("output must be finite, got NaN or infinity")
+        return (log_odds > self._least_log_odds).cpu().numpy(), confidence.cpu().numpy()
+
+    def _log_odds(self, images: NDArray[np.float32]) -> Tensor:
+        batch = torch.from_numpy(np.require(images, np.float32, "CW"))[:, None]
+        if self.device.type == "cuda":
+            batch = batch.pin_memory().to(self.device, non_blocking=True)
+        with torch.inference_mode():
+            total = torch.zeros((), device=self.device)
+            for axes in self.flips:
+                mirrored = torch.flip(batch, axes) if axes else batch
+                log_odds = self._network(mirrored).float()
+                total = total + (torch.flip(log_odds, axes) if axes else log_odds)
+            return (total / len(self.flips))[:, 0]
+
+
+def best_device() -> str:
+    """Return cuda where there is a GPU, else cpu."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def best_precision(device: str) -> torch.dtype:
+    """Return bfloat16 where the device calculates in it, else float32.
+
+    On the 104 real frames the masks of both agree in more than 99.9 % of the pixels.
+    """
+    if torch.device(device).type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    capabilities = torch.backends.cpu.get_cpu_capability()
+    native = capabilities.startswith("AVX512") and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+def use_threads(n_threads: int) -> None:
+    """Let torch calculate with `n_threads` threads in this process, whichever segmenter it is."""
+    torch.set_num_threads(n_threads)
+
+
+def _empty_cache(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

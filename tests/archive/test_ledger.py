@@ -1,0 +1,30 @@
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hrtem_stream.archive.ledger import Loss, lost_ranges
+
+losses = st.lists(
+    st.builds(
+        Loss,
+        first=st.integers(0, 60),
+        n_frames=st.integers(0, 20),
+        reason=st.sampled_from(("gap", "full")),
+    ),
+    max_size=8,
+)
+
+
+@given(declared=losses, archived=st.lists(st.integers(0, 80)))
+def test_lost_is_what_was_declared_and_did_not_come_after_all(declared, archived):
+    reasons = {}
+    for loss in declared:
+        for sequence in range(loss.first, loss.first + loss.n_frames):
+            reasons.setdefault(sequence, loss.reason)
+    expected = {n: reason for n, reason in reasons.items() if n not in archived}
+    found = lost_ranges(declared, archived=np.array(archived, np.int64))
+    assert {
+        n: loss.reason for loss in found for n in range(loss.first, loss.first + loss.n_frames)
+    } == expected
+    assert sum(loss.n_frames for loss in found) == len(expected)
+    assert [loss.first for loss in found] == sorted(loss.first for loss in found)
