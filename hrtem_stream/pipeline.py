@@ -225,6 +225,7 @@ def _run_ingest(
             default_series=settings.feed.series,
             feed=settings.feed.kind,
             late_frames=settings.ingest.late_frames,
+            count_republished=lambda: log.republished,
         ),
         outbox=outbox,
         inbox=inbox,

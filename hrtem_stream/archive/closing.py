@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from hrtem_stream.archive.layout import TEXT_BYTES
+from hrtem_stream.archive.layout import BULK, TEXT_BYTES, printable, texts_of
 from hrtem_stream.archive.ledger import Ledger
 from hrtem_stream.science.ranking import order, rank
 
@@ -59,17 +59,18 @@ def _add_view(ranked: h5py.Group, image: h5py.Dataset, rows: NDArray[np.int64]) 
 def add_ledger(entry: h5py.Group, ledger: Ledger, whole_series: Ledger | None) -> None:
     """Write the account and the ranges that were lost in the end."""
     group = entry["ledger"]
-    for name in (*COUNTS, "end_ordinal", "end_reason", "balanced", "complete"):
+    for name in (*COUNTS, "end_ordinal", "balanced", "complete"):
         group.attrs[name] = getattr(ledger, name)
+    group.attrs["end_reason"] = printable(ledger.end_reason)
     if whole_series is not None:
         for name in (*COUNTS, "balanced"):
             group.attrs[f"series_{name}"] = getattr(whole_series, name)
     lost = group.create_group("lost")
-    lost.attrs["NX_class"] = "NXcollection"
+    lost.attrs["NX_class"] = BULK
     lost["first"] = np.array([loss.first for loss in ledger.losses], "<i8")
     lost["n_frames"] = np.array([loss.n_frames for loss in ledger.losses], "<i8")
-    text = h5py.string_dtype("utf-8", TEXT_BYTES)
-    lost["reason"] = np.array([loss.reason.encode() for loss in ledger.losses], text)
+    reasons = texts_of([loss.reason for loss in ledger.losses], TEXT_BYTES)
+    lost["reason"] = reasons.astype(h5py.string_dtype("utf-8", TEXT_BYTES))
 
 
 def reopen(entry: h5py.Group) -> None:

@@ -7,7 +7,7 @@
                             frame_offset[i] to frame_offset[i + 1]
       illumination          coefficients (F, d+1, d+1)
       thumbnails            the working images (F, P, Q)
-      vacuum, beam_off      (F, ⌈P Q / 8⌉) masks, eight pixels a byte, first pixel highest
+      vacuum, beam_off      bits (F, ⌈P Q / 8⌉): masks, eight pixels a byte, first pixel highest
       set_aside             frames that do not fit the image dataset, byte for byte
       ledger                what was received, archived and lost
       process               NXprocess: version, settings, weights
@@ -20,11 +20,13 @@ from __future__ import annotations
 
 import datetime
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from hrtem_stream.archive.codec import Codec, filters_of
 from hrtem_stream.archive.encoding import Keep, chunk_shape
@@ -108,6 +110,10 @@ SCORES = (
     Field("stored_bytes", "<u8", "B", "size of the compressed pixels"),
 )
 
+BULK = "NXdata"
+"""Class of the groups of tables, which have no signal to plot: HyperSpy reads the arrays of groups
+of any other class into memory as metadata, and fails on empty ones."""
+
 RUNS_PER_CHUNK = 16_384
 ROWS_PER_CHUNK = 512
 TEXTS_PER_CHUNK = 128
@@ -119,7 +125,7 @@ def lay_out(file: h5py.File, header: ArchiveHeader) -> None:
     file.attrs["default"] = "entry"
     file.attrs["NX_class"] = "NXroot"
     entry = _group(file, "entry", "NXentry")
-    entry["title"] = header.start.series
+    entry["title"] = printable(header.start.series)
     if header.start.started_ns:
         entry["start_time"] = iso_time(header.start.started_ns)
     _lay_out_process(entry, header)
@@ -134,6 +140,22 @@ def iso_time(time_ns: int) -> str:
     seconds, rest = divmod(time_ns, 1_000_000_000)
     moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
     return moment.replace(microsecond=rest // 1000).isoformat()
+
+
+def printable(text: str) -> str:
+    """Return a text as HDF5 can hold it: without NUL, and UTF-8."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
+
+
+def texts_of(texts: Sequence[str], n_bytes: int) -> NDArray[np.bytes_]:
+    """Return texts as UTF-8 of at most so many bytes; longer ones end in an ellipsis."""
+    coded = []
+    for text in texts:
+        utf8 = printable(text).encode()
+        if len(utf8) > n_bytes:
+            utf8 = utf8[: n_bytes - 3].decode("utf-8", "ignore").encode() + "…".encode()
+        coded.append(utf8)
+    return np.array(coded, f"S{n_bytes}")
 
 
 def image_axes(entry: h5py.Group, header: ArchiveHeader) -> None:
@@ -189,7 +211,7 @@ def _lay_out_process(entry: h5py.Group, header: ArchiveHeader) -> None:
     process = _group(entry, "process", "NXprocess")
     process["program"] = "hrtem_stream"
     for name, text in header.provenance.items():
-        process[name] = text
+        process[printable(name).replace("/", "_")] = printable(text)
     process.attrs["header"] = header.to_json()
     process.attrs["codec"] = header.codec
     process.attrs["keep"] = header.keep
@@ -222,7 +244,10 @@ def _lay_out_images(entry: h5py.Group, header: ArchiveHeader) -> None:
 
 
 def _lay_out_tables(entry: h5py.Group, header: ArchiveHeader) -> None:
-    scores = _group(entry, "scores", "NXcollection")
+    scores = _group(entry, "scores", "NXdata")
+    scores.attrs["signal"] = "graphene_fraction"
+    scores.attrs["axes"] = ["frame"]
+    scores["frame"] = entry["images/frame"]
     for field in SCORES:
         text = field.dtype.startswith("text")
         rows = TEXTS_PER_CHUNK if text else ROWS_PER_CHUNK
@@ -231,7 +256,7 @@ def _lay_out_tables(entry: h5py.Group, header: ArchiveHeader) -> None:
         if field.units:
             dataset.attrs["units"] = field.units
 
-    runs = _group(entry, "runs", "NXcollection")
+    runs = _group(entry, "runs", BULK)
     column(runs, "frame_offset", "<u8", rows=ROWS_PER_CHUNK)
     column(runs, "start", "<u4", rows=RUNS_PER_CHUNK)
     column(runs, "length", "<u4", rows=RUNS_PER_CHUNK)
@@ -244,15 +269,18 @@ def _lay_out_tables(entry: h5py.Group, header: ArchiveHeader) -> None:
     )
     coefficients.attrs["units"] = "counts"
     coefficients.attrs["long_name"] = "Bézier coefficients of the illumination, per frame"
-    thumbnails = _group(entry, "thumbnails", "NXcollection")
+    thumbnails = _group(entry, "thumbnails", "NXdata")
+    thumbnails.attrs["signal"] = "image"
+    thumbnails.attrs["interpretation"] = "image"
     thumbnail = column(thumbnails, "image", "|u1", rows=1, trailing=(P, Q), codec="none")
     thumbnail.attrs["long_name"] = "working image from -3 to +3 deviations"
     for name in ("vacuum", "beam_off"):
-        bits = column(entry, name, "|u1", rows=1, trailing=(-(-P * Q // 8),))
+        mask = _group(entry, name, BULK)
+        bits = column(mask, "bits", "|u1", rows=1, trailing=(-(-P * Q // 8),))
         bits.attrs["shape"] = header.working_shape
         bits.attrs["long_name"] = "mask of the working image, packed, first pixel highest bit"
 
-    aside = _group(entry, "set_aside", "NXcollection")
+    aside = _group(entry, "set_aside", BULK)
     column(aside, "bytes", "|u1", rows=BYTES_PER_CHUNK)
     column(aside, "offset", "<u8", rows=ROWS_PER_CHUNK)
     column(aside, "row", "<u8", rows=ROWS_PER_CHUNK)
@@ -274,20 +302,20 @@ def _lay_out_calibration(entry: h5py.Group, start: SeriesStart) -> None:
             calibration[name] = float(value)
             calibration[name].attrs["units"] = units
     feed = _group(entry, "feed", "NXcollection")
-    feed.attrs["kind"] = start.feed
+    feed.attrs["kind"] = printable(start.feed)
     for name, text in start.metadata.items():
-        # An attribute, whose name may hold any character.
-        feed.attrs[name] = text
+        # An attribute, whose name may hold a slash.
+        feed.attrs[printable(name) or "unnamed"] = printable(text)
 
 
 def _lay_out_ledger(entry: h5py.Group, header: ArchiveHeader) -> None:
     ledger = _group(entry, "ledger", "NXcollection")
-    ledger.attrs["series_id"] = header.start.series_id
+    ledger.attrs["series_id"] = printable(header.start.series_id)
     ledger.attrs["log_id"] = header.log_id
     ledger.attrs["first_ordinal"] = header.ordinal
     ledger.attrs["first_row"] = header.first_row
     ledger.attrs["complete"] = False
-    declared = _group(ledger, "declared", "NXcollection")
+    declared = _group(ledger, "declared", BULK)
     column(declared, "first", "<i8", rows=ROWS_PER_CHUNK)
     column(declared, "n_frames", "<i8", rows=ROWS_PER_CHUNK)
     column(declared, "reason", f"text:{TEXT_BYTES}", rows=TEXTS_PER_CHUNK)

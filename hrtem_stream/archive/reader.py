@@ -6,6 +6,7 @@ needed, and a damaged chunk is named.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from hrtem_stream.archive.codec import decode_chunk
 from hrtem_stream.archive.column import filters_of_dataset
 from hrtem_stream.archive.encoding import SetAsideFrame
 from hrtem_stream.archive.journal import JournalledFile, journal_path
-from hrtem_stream.archive.layout import ArchiveHeader
+from hrtem_stream.archive.layout import SCORES, ArchiveHeader
 from hrtem_stream.archive.ledger import Ledger, Loss, lost_ranges
 from hrtem_stream.errors import ArchiveError
 from hrtem_stream.messages import Calibration
@@ -133,7 +134,7 @@ class Archive:
         for top in range(0, self.shape[0], rows):
             if self._image.id.get_chunk_info_by_coord((row, top, 0)).byte_offset is None:
                 continue
-            try:
+            with self._reading(f"frame {row}, pixel row {top}"):
                 filter_mask, payload = self._image.id.read_direct_chunk((row, top, 0))
                 band = decode_chunk(
                     payload,
@@ -142,10 +143,6 @@ class Archive:
                     dtype=self.dtype,
                     n_values=rows * N,
                 )
-            except (*FAILURES, ArchiveError) as error:
-                raise ArchiveError(
-                    f"{self.path.name}: frame {row}, pixel row {top}: {error}"
-                ) from error
             frame[top : top + rows] = band.reshape(rows, N)[: self.shape[0] - top]
         return frame
 
@@ -160,16 +157,14 @@ class Archive:
             If the tables are damaged.
         """
         row = self._row(i)
-        group = self._entry["runs"]
-        here = slice(self._offsets[row], self._offsets[row + 1])
-        try:
+        with self._reading(f"runs of frame {row}"):
+            group = self._entry["runs"]
+            here = slice(self._offsets[row], self._offsets[row + 1])
             return Runs(
                 start=group["start"][here],
                 length=group["length"][here],
                 value=group["value"][here],
             )
-        except FAILURES as error:
-            raise ArchiveError(f"{self.path.name}: runs of frame {row}: {error}") from error
 
     def mask(self, i: int) -> Bits:
         """Return where frame i is amorphous, (M, N) bool.
@@ -184,11 +179,11 @@ class Archive:
 
     def vacuum(self, i: int) -> Bits:
         """Return where the beam meets no specimen in frame i, (P, Q) bool."""
-        return self._bits("vacuum", i)
+        return self._bits("vacuum/bits", i)
 
     def beam_off(self, i: int) -> Bits:
         """Return what lies outside the beam in frame i, (P, Q) bool."""
-        return self._bits("beam_off", i)
+        return self._bits("beam_off/bits", i)
 
     def thumbnail(self, i: int) -> NDArray[np.uint8]:
         """Return the working image of frame i, (P, Q) uint8."""
@@ -201,20 +196,17 @@ class Archive:
     @property
     def scores(self) -> dict[str, NDArray[Any]]:
         """All that is known of each frame, by name, (F,) each; text as str."""
-        group = self._entry["scores"]
-        return {name: self._column(group[name]) for name in group if name != "rank"} | {
-            "rank": self.ranks()
-        }
+        return {field.name: self.score(field.name) for field in SCORES} | {"rank": self.ranks()}
 
     def score(self, name: str) -> NDArray[Any]:
         """Return one of the scores, (F,).
 
         Raises
         ------
-        KeyError
-            If there is no such score.
+        ArchiveError
+            If there is no such score, or it is damaged.
         """
-        return self._column(self._entry["scores"][name])
+        return self._column(f"scores/{name}")
 
     def ranking(self) -> NDArray[np.int64]:
         """Return the rows, highest graphene fraction first, (F,) int64."""
@@ -222,15 +214,14 @@ class Archive:
 
     def ranks(self) -> NDArray[np.int64]:
         """Return the rank of each row, as stored; all -1 while the series runs."""
-        scores = self._entry["scores"]
-        if "rank" not in scores:
-            return np.full(len(self), -1, np.int64)
-        return self._column(scores["rank"])
+        with self._reading("scores"):
+            is_ranked = "rank" in self._entry["scores"]
+        return self.score("rank") if is_ranked else np.full(len(self), -1, np.int64)
 
     @property
     def rows(self) -> NDArray[np.int64]:
         """Row in the series of each frame, (F,)."""
-        return self._column(self._entry["images/frame"])
+        return self._column("images/frame")
 
     @property
     def frame_offsets(self) -> NDArray[np.int64]:
@@ -245,50 +236,51 @@ class Archive:
     @property
     def is_complete(self) -> bool:
         """Whether the archive was closed."""
-        return bool(self._entry["ledger"].attrs["complete"])
+        with self._reading("ledger"):
+            return bool(self._entry["ledger"].attrs["complete"])
 
     @property
     def ledger(self) -> Ledger:
         """The account; of a `.part`, as far as it goes."""
-        group = self._entry["ledger"]
         if self.is_complete:
-            losses = self._losses(group["lost"])
+            losses = self._losses("ledger/lost")
         else:
             losses = lost_ranges(self.declared, archived=self.score("sequence"))
         lost = sum(loss.n_frames for loss in losses)
-        attributes = group.attrs
-        return Ledger(
-            series=self.header.start.series,
-            series_id=self.header.start.series_id,
-            log_id=self.header.log_id,
-            first_row=self.header.first_row,
-            received=int(attributes.get("received", len(self) + lost)),
-            archived=int(attributes.get("archived", len(self))),
-            lost=int(attributes.get("lost", lost)),
-            losses=losses,
-            repeated=int(attributes.get("repeated", 0)),
-            republished=int(attributes.get("republished", 0)),
-            duplicates=int(attributes.get("duplicates", 0)),
-            first_ordinal=self.header.ordinal,
-            end_ordinal=int(attributes.get("end_ordinal", -1)),
-            end_reason=str(attributes.get("end_reason", "")),
-            complete=self.is_complete,
-        )
+        with self._reading("ledger"):
+            attributes = dict(self._entry["ledger"].attrs)
+            return Ledger(
+                series=self.header.start.series,
+                series_id=self.header.start.series_id,
+                log_id=self.header.log_id,
+                first_row=self.header.first_row,
+                received=int(attributes.get("received", len(self) + lost)),
+                archived=int(attributes.get("archived", len(self))),
+                lost=int(attributes.get("lost", lost)),
+                losses=losses,
+                repeated=int(attributes.get("repeated", 0)),
+                republished=int(attributes.get("republished", 0)),
+                duplicates=int(attributes.get("duplicates", 0)),
+                first_ordinal=self.header.ordinal,
+                end_ordinal=int(attributes.get("end_ordinal", -1)),
+                end_reason=str(attributes.get("end_reason", "")),
+                complete=bool(attributes["complete"]),
+            )
 
     @property
     def declared(self) -> tuple[Loss, ...]:
         """The losses as they were declared; frames in them may have come later."""
-        return self._losses(self._entry["ledger/declared"])
+        return self._losses("ledger/declared")
 
     @property
     def loss_ordinals(self) -> list[int]:
         """Ordinals of the declared losses."""
-        return [int(ordinal) for ordinal in self._entry["ledger/declared/ordinal"][:]]
+        return [int(ordinal) for ordinal in self._column("ledger/declared/ordinal")]
 
     @property
     def set_aside_rows(self) -> list[int]:
         """Rows of the frames that did not fit the image dataset."""
-        return [int(row) for row in self._entry["set_aside/row"][:]]
+        return [int(row) for row in self._column("set_aside/row")]
 
     def set_aside(self, i: int) -> SetAsideFrame:
         """Return what came for row i, which did not fit the image dataset.
@@ -297,25 +289,36 @@ class Archive:
         ------
         KeyError
             If row i is an ordinary frame.
+        ArchiveError
+            If it is damaged.
         """
         rows = self.set_aside_rows
         if i not in rows:
             raise KeyError(f"row {i} was not set aside")
         at = rows.index(i)
-        group = self._entry["set_aside"]
-        begin, end = group["offset"][at : at + 2]
-        shape = group["shape"][at]
-        return SetAsideFrame(
-            payload=group["bytes"][begin:end].tobytes(),
-            shape=(int(shape[0]), int(shape[1])),
-            dtype=group["dtype"].asstr()[at],
-            reason=group["reason"].asstr()[at],
-            digest=int(self._entry["scores/digest"][i]),
-        )
+        with self._reading(f"set_aside, row {i}"):
+            group = self._entry["set_aside"]
+            begin, end = group["offset"][at : at + 2]
+            shape = group["shape"][at]
+            return SetAsideFrame(
+                payload=group["bytes"][begin:end].tobytes(),
+                shape=(int(shape[0]), int(shape[1])),
+                dtype=group["dtype"].asstr()[at],
+                reason=group["reason"].asstr()[at],
+                digest=int(self._entry["scores/digest"][i]),
+            )
 
-    def _losses(self, table: h5py.Group) -> tuple[Loss, ...]:
+    @contextlib.contextmanager
+    def _reading(self, what: str) -> Iterator[None]:
+        """Say in which file, and in what, reading failed."""
+        try:
+            yield
+        except (*FAILURES, ArchiveError) as error:
+            raise ArchiveError(f"{self.path.name}: {what}: {error}") from error
+
+    def _losses(self, group: str) -> tuple[Loss, ...]:
         names = ("first", "n_frames", "reason")
-        columns = (self._column(table[name]).tolist() for name in names)
+        columns = (self._column(f"{group}/{name}").tolist() for name in names)
         return tuple(
             Loss(first=first, n_frames=n, reason=reason)
             for first, n, reason in zip(*columns, strict=True)
@@ -333,15 +336,11 @@ class Archive:
         return np.unpackbits(packed, count=P * Q).view(np.bool_).reshape(P, Q)
 
     def _read(self, name: str, row: int) -> NDArray[Any]:
-        try:
+        with self._reading(f"{name} of frame {row}"):
             values: NDArray[Any] = self._entry[name][row]
-        except FAILURES as error:
-            raise ArchiveError(f"{self.path.name}: {name} of frame {row}: {error}") from error
-        return values
+            return values
 
-    def _column(self, dataset: h5py.Dataset) -> NDArray[Any]:
-        try:
-            values: NDArray[Any] = dataset[:]
+    def _column(self, name: str) -> NDArray[Any]:
+        with self._reading(name):
+            values: NDArray[Any] = self._entry[name][:]
             return np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values
-        except FAILURES as error:
-            raise ArchiveError(f"{self.path.name}: {dataset.name}: {error}") from error

@@ -259,18 +259,21 @@ class SeriesArchive:
 
     def _rotate(self) -> None:
         """Close the full file and begin the next."""
-        header, n_rows = self._writer.header, self._writer.next_row
-        self._writer.close(SeriesEnd(reason=CONTINUED), archived_elsewhere=self._earlier.sequences)
-        self._earlier.ordinals += self._writer.ordinals
-        self._earlier.sequences += self._writer.sequences
-        self._earlier.loss_ordinals += self._writer.loss_ordinals
-        self._earlier.losses += self._writer.losses
-        self._index += 1
-        self._writer = ArchiveWriter.create_from(
-            file_path(self.path, self._index, frames_per_file=self._frames_per_file),
-            header=replace(header, first_row=n_rows),
+        full = self._writer
+        if not full.is_closed:
+            full.close(SeriesEnd(reason=CONTINUED), archived_elsewhere=self._earlier.sequences)
+        # When this fails for a full disk, the next call finds the closed writer and tries again.
+        writer = ArchiveWriter.create_from(
+            file_path(self.path, self._index + 1, frames_per_file=self._frames_per_file),
+            header=replace(full.header, first_row=full.next_row),
             overwrite=self._overwrite,
         )
+        self._earlier.ordinals += full.ordinals
+        self._earlier.sequences += full.sequences
+        self._earlier.loss_ordinals += full.loss_ordinals
+        self._earlier.losses += full.losses
+        self._index += 1
+        self._writer = writer
 
 
 def _read_finished(path: Path, frames_per_file: int, earlier: Earlier) -> int:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hrtem_stream.archive.column import Column
 from hrtem_stream.archive.encoding import EncodedFrame, SetAsideFrame
-from hrtem_stream.archive.layout import SCORES, TEXT_BYTES, ArchiveHeader
+from hrtem_stream.archive.layout import SCORES, TEXT_BYTES, ArchiveHeader, texts_of
 from hrtem_stream.archive.ledger import Loss
 from hrtem_stream.errors import ArchiveError
 from hrtem_stream.messages import SegmentedFrame
@@ -32,8 +32,8 @@ class Tables:
         }
         self._coefficients = Column(entry["illumination/coefficients"])
         self._thumbnails = Column(entry["thumbnails/image"])
-        self._vacuum = Column(entry["vacuum"])
-        self._beam_off = Column(entry["beam_off"])
+        self._vacuum = Column(entry["vacuum/bits"])
+        self._beam_off = Column(entry["beam_off/bits"])
         aside = entry["set_aside"]
         self._aside = {
             name: Column(aside[name])
@@ -191,7 +191,7 @@ def scores_of(frames: Sequence[Row], archived_ns: int) -> dict[str, NDArray[Any]
     ]
     values["method"] = texts_of(methods, 16)
     values["attempt"] = np.array([frame.delivery.attempt for frame in segmented], np.int32)
-    values["latency"] = (archived_ns - received_ns) / 1e9
+    values["latency"] = np.maximum(archived_ns - received_ns, 0) / 1e9
     values["digest"] = np.array([header.digest for header in headers], np.uint64)
     values["stored_digest"] = np.array(
         [one.digest if isinstance(one, SetAsideFrame) else one.stored_digest for one in encoded],
@@ -214,14 +214,3 @@ def stored_bytes(encoded: EncodedFrame | SetAsideFrame) -> int:
     if isinstance(encoded, SetAsideFrame):
         return len(encoded.payload)
     return encoded.stored_bytes
-
-
-def texts_of(texts: Sequence[str], n_bytes: int) -> NDArray[np.bytes_]:
-    """Return texts as UTF-8 of at most so many bytes; longer ones end in an ellipsis."""
-    coded = []
-    for text in texts:
-        utf8 = text.encode("utf-8", "replace")
-        if len(utf8) > n_bytes:
-            utf8 = utf8[: n_bytes - 3].decode("utf-8", "ignore").encode() + "…".encode()
-        coded.append(utf8)
-    return np.array(coded, f"S{n_bytes}")

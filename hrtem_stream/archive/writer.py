@@ -45,6 +45,8 @@ FAILURES = (OSError, RuntimeError, KeyError, ValueError)
 RESERVE_BYTES = 4 << 20
 """Room asked for beside the pixels: the tables' chunks and HDF5's own pages."""
 
+CLOSED, ABANDONED = "it is closed", "it is abandoned"
+
 
 def part_path(path: Path) -> Path:
     """Return where an archive lies until it is closed."""
@@ -237,6 +239,11 @@ class ArchiveWriter:
         return writer
 
     @property
+    def is_closed(self) -> bool:
+        """Whether the file has its name."""
+        return self._failure == CLOSED
+
+    @property
     def n_rows(self) -> int:
         """Frames in this file, as committed."""
         return self._n_committed
@@ -390,7 +397,7 @@ class ArchiveWriter:
             self._release()
             part_path(self.path).replace(self.path)
             journal_path(part_path(self.path)).unlink(missing_ok=True)
-        self._failure = "it is closed"
+        self._failure = CLOSED
         return ledger
 
     def ledger(
@@ -425,10 +432,10 @@ class ArchiveWriter:
 
     def abandon(self) -> None:
         """Let go of the file as it was committed last, for `resume` to take up."""
-        if not self._failure.startswith("it is"):
+        if self._failure not in (CLOSED, ABANDONED):
             _give_up(self._journalled, self._file)
             self._journalled.close()
-            self._failure = "it is abandoned"
+            self._failure = ABANDONED
 
     def _require_usable(self) -> None:
         if self._failure:

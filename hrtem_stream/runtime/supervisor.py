@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.02
 YOUNG_S = 1.0
-"""A death is young before this age, or before the first frame done."""
+"""A death is young before this age; or, unless it was killed, before the first frame done."""
 FIRST_BACK_OFF_S = 0.1
 LONGEST_BACK_OFF_S = 3.2
 GIVE_UP_AFTER = 8
@@ -175,7 +175,8 @@ class Supervisor:
             raise GaveUpError(f"{child.spec.name} cannot go on", code)
         beat = read_beat(child.spec.heart)
         was_useful = beat.pid == child.process.pid and beat.n_done > 0
-        is_young = now_s - child.started_s < YOUNG_S or not was_useful
+        broke = code != -signal.SIGKILL and not was_useful
+        is_young = broke or now_s - child.started_s < YOUNG_S
         child.n_young_deaths = child.n_young_deaths + 1 if is_young else 0
         if child.n_young_deaths >= GIVE_UP_AFTER:
             raise GaveUpError(

@@ -1,16 +1,21 @@
 """The Bragg filter: what is left of an image without its lattice is amorphous.
 
-    1.  Î  = I − local mean                                 low frequencies say nothing of a lattice
-    2.  reflections of Î, found in its spectrum             Eq. 4, `lattice.find_reflections`
-    3.  I_B from the reflections alone                      Eq. 5, `lattice.lattice_image`
-    4.  E  = | (Î − I_B) * Gaussian | * Gaussian            Eq. 6, the residual, band-limited first
-    5.  amorphous where E exceeds a threshold               Eq. 6, M_thresh
+    1.  Î   = I − local mean
+    2.  reflections of Î, from its windowed, |g|-weighted spectrum            Eq. 4
+    3.  I_B = what the reflections alone make of Î                            Eq. 5
+    4.  E   = | (Î − I_B) * Gaussian | * Gaussian                             Eq. 6, left side
+    5.  amorphous where E exceeds M                                           Eq. 6, M_thresh
 
-`bragg_mask` differs from the published form in three places, each of which gains on frames with
-uneven illumination: the local mean is taken off; the residual is limited to the frequencies in
-which contaminants have their texture, which leaves out most shot noise; and the threshold follows
-the level of E in the cleanest part of the frame, so that it suits any dose and contrast.
-`bragg_mask_published` is Eq. 4–6 as they stand.
+`bragg_mask_published` is Eq. 4–6 as they stand, with fixed thresholds. `bragg_mask` ships. It
+differs where uneven light, low dose and weak lattices need it:
+
+- the local mean is taken off, and a narrow Gaussian leaves out the high frequencies, in which
+  there is shot noise but little of a contaminant's texture;
+- a reflection has to stand out from its neighbourhood in the spectrum, not from a fixed level;
+- the threshold goes with the root of E₀, the level of E in the cleanest part of the frame: the
+  geometric mean of a threshold fixed in deviations of the image and one fixed in units of E₀;
+- two thresholds, as edges are found: an island holds a pixel above the higher one and extends as
+  far as the lower; small islands are dropped and small gaps filled.
 
 References
 ----------
@@ -21,11 +26,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hrtem_stream.science.filters import blur, subtract_local_mean
-from hrtem_stream.science.lattice import find_reflections, lattice_image
+from hrtem_stream.science.filters import blur, noise_deviation, subtract_local_mean
+from hrtem_stream.science.lattice import Reflections, find_reflections, lattice_image
 
 Image = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -33,12 +39,12 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BraggParameters:
-    """What the filter is tuned by. Lengths are in pixels of a 256 x 256 working image."""
+    """What the filter is tuned by, found by cross-validation in `bench/tune_bragg.py`."""
 
     peak_threshold: float = 1.5
     """G_thresh: least prominence of a reflection over its neighbourhood in the spectrum."""
-    lattice_threshold: float = 2.0
-    """Least prominence of the strongest reflection; without it there is no lattice."""
+    lattice_threshold: float = 1.9
+    """Least prominence of the strongest reflection; below it there is no lattice at all."""
     n_peaks: int = 24
     """At most so many reflections, counted on both sides of the spectrum."""
     aperture_per_px: float = 0.0156
@@ -52,12 +58,25 @@ class BraggParameters:
     residual_blur_px: float = 5.0
     """Deviation of the Gaussian that averages the residual."""
     clean_quantile: float = 0.1
-    """The level of the cleanest part of a frame is this quantile of the residual."""
-    mask_threshold: float = 0.98
-    """M_thresh: amorphous where the residual exceeds this times the root of the clean level."""
+    """E₀ is this quantile of E."""
+    high_threshold: float = 1.3
+    """M_thresh: an island holds a pixel where E exceeds this times the root of E₀."""
+    low_threshold: float = 0.9
+    """An island extends to where E falls below this times the root of E₀."""
+    least_island_px: int = 300
+    """Area of the smallest island that is kept, in pixels."""
+    largest_gap_px: int = 150
+    """Area of the largest gap in an island that is filled, in pixels."""
 
 
 DEFAULT = BraggParameters()
+
+_TEXTURE_LEVEL = 0.27
+_TEXTURE_OVER_NOISE = 0.6
+"""With both exceeded by E₀ there is no clean part: clean frames stay below 0.26 and 0.34 of the
+noise at the highest frequencies, covered ones above 0.29 and 0.84."""
+_CLEAN_OVER_NOISE = 0.25
+"""E₀ over that noise where there is nothing but lattice and noise."""
 
 
 def bragg_mask(image: Image, *, parameters: BraggParameters = DEFAULT) -> Mask:
@@ -68,44 +87,85 @@ def bragg_mask(image: Image, *, parameters: BraggParameters = DEFAULT) -> Mask:
     image
         (P, Q) float32, standardised, each side at least 32.
     parameters
-        See `BraggParameters`.
+        See `BraggParameters`; lengths are in pixels of the image, whatever its size.
 
     Returns
     -------
-    (P, Q) bool. All True where there is no lattice at all: a frame that is covered entirely.
+    (P, Q) bool. All True where there is no lattice: a frame that is covered entirely.
+
+    Raises
+    ------
+    ValueError
+        If the image is not two-dimensional, or too small.
+
+    Notes
+    -----
+    Grain boundaries and rows of defects a few lattice constants wide pass as graphene; wide ones
+    and the rims of holes may be found amorphous. A contaminant so thin that it adds less to the
+    residual than the shot noise is missed. Vacuum is neither: take it from the illumination.
+    """
+    residual, reflections = subtract_lattice(image, parameters=parameters)
+    if not has_lattice(reflections, parameters=parameters):
+        return np.ones(image.shape, np.bool_)
+    level = residual_level(residual, parameters=parameters)
+    noise = noise_deviation(residual)
+    return threshold_level(level, noise=noise, parameters=parameters)
+
+
+def bragg_residual(image: Image, *, parameters: BraggParameters = DEFAULT) -> Image:
+    """Return E, the averaged residual, in deviations of the image, as (P, Q) float32.
+
+    Parameters and errors as for `bragg_mask`. Without a lattice it is the level of the image.
+    """
+    residual, _ = subtract_lattice(image, parameters=parameters)
+    return residual_level(residual, parameters=parameters)
+
+
+def bragg_mask_published(
+    image: Image,
+    *,
+    peak_threshold: float,
+    mask_threshold: float,
+    n_peaks: int = 24,
+    aperture_per_px: float = 0.0156,
+) -> Mask:
+    """Segment a normalised image as published (Eq. 4–6), with fixed thresholds.
+
+    Parameters
+    ----------
+    image
+        (P, Q) float32, standardised.
+    peak_threshold
+        G_thresh: least |g|-weighted, smoothed amplitude of a reflection, as a multiple of the
+        mean over the spectrum.
+    mask_threshold
+        M_thresh, in deviations of the image.
+    n_peaks, aperture_per_px
+        As published.
 
     Raises
     ------
     ValueError
         If the image is not two-dimensional, or too small.
     """
-    reflections, flattened = _analyse(image, parameters)
-    if not has_lattice(reflections, parameters=parameters):
-        return np.ones(image.shape, np.bool_)
-    residual = _residual(flattened, reflections, parameters)
-    clean = float(np.quantile(residual[::4, ::4], parameters.clean_quantile))
-    return np.asarray(residual > parameters.mask_threshold * np.sqrt(clean))
+    _check(image)
+    reflections = find_reflections(
+        image, threshold=peak_threshold, n_peaks=n_peaks, background_px=None
+    )
+    residual = image - lattice_image(image, reflections, aperture=aperture_per_px)
+    return np.asarray(blur(np.abs(residual), deviation_px=5.0) > mask_threshold)
 
 
-def bragg_residual(image: Image, *, parameters: BraggParameters = DEFAULT) -> Image:
-    """Return E, the band-limited and averaged residual, in deviations of the image.
-
-    Parameters and errors as for `bragg_mask`. Without a lattice it is the local deviation of the
-    image itself.
-    """
-    reflections, flattened = _analyse(image, parameters)
-    return _residual(flattened, reflections, parameters)
-
-
-def has_lattice(reflections: NDArray[np.float64], *, parameters: BraggParameters = DEFAULT) -> bool:
+def has_lattice(reflections: Reflections, *, parameters: BraggParameters = DEFAULT) -> bool:
     """Say whether the reflections make a lattice: the strongest stands out clearly."""
-    return bool(len(reflections) > 0 and reflections[0, 2] > parameters.lattice_threshold)
+    return len(reflections) > 0 and bool(reflections[0, 2] > parameters.lattice_threshold)
 
 
-def _analyse(image: Image, parameters: BraggParameters) -> tuple[NDArray[np.float64], Image]:
-    """Return the reflections of an image and the image without its local mean."""
-    if image.ndim != 2 or min(image.shape) < 32:
-        raise ValueError(f"image must be at least 32 x 32, got shape {image.shape}")
+def subtract_lattice(
+    image: Image, *, parameters: BraggParameters = DEFAULT
+) -> tuple[Image, Reflections]:
+    """Return Î − I_B of a normalised image, and the reflections that made I_B (steps 1 to 3)."""
+    _check(image)
     flattened = subtract_local_mean(image, deviation_px=parameters.local_mean_px)
     reflections = find_reflections(
         flattened,
@@ -113,12 +173,53 @@ def _analyse(image: Image, parameters: BraggParameters) -> tuple[NDArray[np.floa
         n_peaks=parameters.n_peaks,
         blur_px=parameters.spectrum_blur_px,
     )
-    return reflections, flattened
-
-
-def _residual(
-    flattened: Image, reflections: NDArray[np.float64], parameters: BraggParameters
-) -> Image:
     lattice = lattice_image(flattened, reflections, aperture=parameters.aperture_per_px)
-    limited = blur(flattened - lattice, deviation_px=parameters.band_limit_px)
-    return blur(np.abs(limited), deviation_px=parameters.residual_blur_px)
+    return flattened - lattice, reflections
+
+
+def residual_level(residual: Image, *, parameters: BraggParameters = DEFAULT) -> Image:
+    """Return E from Î − I_B (step 4)."""
+    limited = blur(residual, deviation_px=parameters.band_limit_px)
+    return blur(cv2.absdiff(limited, 0.0), deviation_px=parameters.residual_blur_px)
+
+
+def threshold_level(level: Image, *, noise: float, parameters: BraggParameters = DEFAULT) -> Mask:
+    """Return where E is amorphous (step 5).
+
+    Parameters
+    ----------
+    level
+        (P, Q) float32, E.
+    noise
+        Deviation of the noise at the highest frequencies, `filters.noise_deviation`.
+    parameters
+        See `BraggParameters`.
+    """
+    clean = float(np.quantile(level[::4, ::4], parameters.clean_quantile))
+    if clean > _TEXTURE_LEVEL and clean > _TEXTURE_OVER_NOISE * noise:
+        # The cleanest part has texture as well, though the lattice shows through everywhere.
+        clean = _CLEAN_OVER_NOISE * noise
+    root = float(np.sqrt(clean))
+    extent = (level > parameters.low_threshold * root).astype(np.uint8)
+    n_islands, islands, statistics, _ = cv2.connectedComponentsWithStats(
+        extent, connectivity=8, ltype=cv2.CV_32S
+    )
+    kept = np.zeros(n_islands, np.bool_)
+    kept[islands[level > parameters.high_threshold * root]] = True
+    kept &= statistics[:, cv2.CC_STAT_AREA] >= parameters.least_island_px
+    kept[0] = False
+    return _fill_gaps(kept[islands], parameters.largest_gap_px)
+
+
+def _fill_gaps(mask: Mask, largest_px: int) -> Mask:
+    _, gaps, statistics, _ = cv2.connectedComponentsWithStats(
+        (~mask).astype(np.uint8), connectivity=4, ltype=cv2.CV_32S
+    )
+    filled = statistics[:, cv2.CC_STAT_AREA] <= largest_px
+    filled[0] = True
+    return np.asarray(filled[gaps])
+
+
+def _check(image: Image) -> None:
+    if image.ndim != 2 or min(image.shape) < 32:
+        raise ValueError(f"image must be at least 32 x 32, got shape {image.shape}")

@@ -29,7 +29,9 @@ def random_field(
     return field / np.float32(max(float(field.std()), 1e-12))
 
 
-def ring_field(n: int, *, pixel_size_nm: float, period_nm: float, rng: np.random.Generator) -> Float:
+def ring_field(
+    n: int, *, pixel_size_nm: float, period_nm: float, rng: np.random.Generator
+) -> Float:
     """Return a random field of one dominant period: worms."""
     g = np.sqrt(_g_squared(n, pixel_size_nm))
     spectrum = scipy.fft.rfft2(rng.standard_normal((n, n), dtype=np.float32))
@@ -39,9 +41,7 @@ def ring_field(n: int, *, pixel_size_nm: float, period_nm: float, rng: np.random
     return field / np.float32(max(float(field.std()), 1e-12))
 
 
-def blob(
-    n: int, *, centre: tuple[float, float], radius: float, rng: np.random.Generator
-) -> Mask:
+def blob(n: int, *, centre: tuple[float, float], radius: float, rng: np.random.Generator) -> Mask:
     """Return a disc with a scalloped, irregular edge; centre and radius in pixels."""
     rows = np.arange(n, dtype=np.float32)[:, None] - np.float32(centre[0])
     columns = np.arange(n, dtype=np.float32)[None, :] - np.float32(centre[1])
@@ -54,7 +54,8 @@ def blob(
     for order in range(2, 8):
         amplitude = rng.normal(0, 0.35) / order
         edge += np.float32(amplitude) * np.cos(order * angle + np.float32(rng.uniform(0, 6.28)))
-    return u**2 + v**2 < (np.float32(radius) * np.maximum(edge, 0.15)) ** 2
+    inside: Mask = u**2 + v**2 < (np.float32(radius) * np.maximum(edge, 0.15)) ** 2
+    return inside
 
 
 def islands(n: int, *, rng: np.random.Generator) -> Mask:
@@ -104,8 +105,9 @@ def strands(n: int, *, pixel_size_nm: float, rng: np.random.Generator) -> Mask:
     line = np.abs(field - np.float32(rng.normal(0, 0.7)))
     slope = np.hypot(*np.gradient(field)) + 1e-6
     window = random_field(n, pixel_size_nm=pixel_size_nm, length_nm=float(length), rng=rng)
-    mask: Mask = (line / slope < width / 2) & (window > rng.uniform(-1.2, 0.8))
-    return ndimage.binary_opening(mask, iterations=2)
+    lines = (line / slope < width / 2) & (window > rng.uniform(-1.2, 0.8))
+    mask: Mask = ndimage.binary_opening(lines, iterations=2)
+    return mask
 
 
 def thickness(
@@ -123,7 +125,8 @@ def thickness(
         height += np.float32(rng.uniform(0.2, 1.0)) * np.exp(-((depth / (2 * ramp + 0.2)) ** 2))
     height *= mask
     inside = float(height[mask].mean()) if mask.any() else 1.0
-    return (height * np.float32(mean_nm / inside)).astype(np.float32)
+    scaled: Float = (height * np.float32(mean_nm / inside)).astype(np.float32)
+    return scaled
 
 
 def texture(n: int, *, pixel_size_nm: float, rng: np.random.Generator) -> Float:
@@ -146,7 +149,8 @@ def texture(n: int, *, pixel_size_nm: float, rng: np.random.Generator) -> Float:
         field = random_field(n, pixel_size_nm=pixel_size_nm, length_nm=float(length), rng=rng)
         layers = field * np.float32(length / rng.uniform(0.34, 0.40))
         density = 1 + np.float32(rng.uniform(0.3, 0.9)) * np.cos(2 * np.pi * layers)
-    return (density / density.mean()).astype(np.float32)
+    modulation: Float = (density / density.mean()).astype(np.float32)
+    return modulation
 
 
 def atoms_per_pixel(

@@ -19,7 +19,7 @@ Image = NDArray[np.float32]
 Reflections = NDArray[np.float64]
 """(n, 3): row and column component of g in 1/px, one of each ± pair, and the prominence."""
 
-_BACKGROUND_PX = 17
+BACKGROUND_PX = 17
 """Width of the neighbourhood in the spectrum that a reflection has to stand out from."""
 _HIGHEST = 0.5
 _APERTURE_REACH = 3.5
@@ -34,13 +34,14 @@ def find_reflections(
     n_peaks: int,
     blur_px: float = 2.0,
     lowest: float = 0.1,
+    background_px: int | None = BACKGROUND_PX,
 ) -> Reflections:
     """Find the reflections of a lattice (Eq. 4): maxima of the smoothed, |g|-weighted spectrum.
 
         P(g) = ( |g| |F[w I](g)| ) * Gaussian,         w a Hann window
 
-    A maximum is taken where P exceeds `threshold` times its mean over the neighbourhood of 17
-    spectrum pixels: amorphous texture is broad in the spectrum and does not stand out so.
+    A maximum is taken where P exceeds `threshold` times its mean over a neighbourhood: amorphous
+    texture is broad in the spectrum and does not stand out so.
 
     Parameters
     ----------
@@ -54,6 +55,9 @@ def find_reflections(
         Deviation of the Gaussian, in pixels of the spectrum.
     lowest
         Least |g|, in 1/px.
+    background_px
+        Width of the neighbourhood in pixels of the spectrum, odd; None takes the mean over the
+        whole band instead, as published.
 
     Returns
     -------
@@ -63,11 +67,14 @@ def find_reflections(
     spectrum = np.abs(fft.rfft2(image * _hann(rows, columns))) * _weights(rows, columns)
     plane, margin = _unfold(spectrum, rows)
     smooth = cv2.GaussianBlur(plane, (0, 0), blur_px, borderType=cv2.BORDER_REFLECT_101)
-    background = cv2.blur(
-        smooth, (_BACKGROUND_PX, _BACKGROUND_PX), borderType=cv2.BORDER_REFLECT_101
-    )
-    prominence = smooth / np.maximum(background, np.finfo(np.float32).tiny)
-    prominence[~_band(rows, columns, margin, lowest)] = 0.0
+    band = _band(rows, columns, margin, lowest)
+    background: Image | np.float32
+    if background_px is None:
+        background = smooth[band].mean()
+    else:
+        window = background_px, background_px
+        background = cv2.blur(smooth, window, borderType=cv2.BORDER_REFLECT_101)
+    prominence = np.where(band, smooth / np.maximum(background, np.finfo(np.float32).tiny), 0.0)
     highest_near = cv2.dilate(smooth, np.ones((7, 7), np.uint8))
     found = np.flatnonzero((prominence > threshold) & (smooth == highest_near))
     strongest = found[np.argsort(-prominence.ravel()[found], kind="stable")][: n_peaks // 2]
@@ -144,7 +151,7 @@ def _unfold(spectrum: Image, rows: int) -> tuple[Image, int]:
     Returns the plane and the column of g = 0 in it. With the margin, a neighbourhood of a
     reflection near the edge of the half plane is whole.
     """
-    margin = min(_BACKGROUND_PX // 2 + 4, spectrum.shape[1] - 1)
+    margin = min(BACKGROUND_PX // 2 + 4, spectrum.shape[1] - 1)
     shifted = fft.fftshift(spectrum, axes=0)
     mirrored = (2 * (rows // 2) - np.arange(rows)) % rows
     return np.concatenate([shifted[mirrored, margin:0:-1], shifted], axis=1), margin
@@ -154,14 +161,14 @@ def _unfold(spectrum: Image, rows: int) -> tuple[Image, int]:
 def _hann(rows: int, columns: int) -> Image:
     """Return the Hann window that is zero just outside the image."""
     window = np.outer(np.hanning(rows + 2)[1:-1], np.hanning(columns + 2)[1:-1])
-    return window.astype(np.float32)
+    return np.asarray(window, np.float32)
 
 
 @lru_cache(maxsize=8)
 def _weights(rows: int, columns: int) -> Image:
     """Return |g| in 1/px on the half plane."""
     g = np.hypot(fft.fftfreq(rows)[:, None], fft.rfftfreq(columns)[None, :])
-    return g.astype(np.float32)
+    return np.asarray(g, np.float32)
 
 
 @lru_cache(maxsize=8)

@@ -76,7 +76,7 @@ def carbon_phase(g_squared: Float, *, voltage_kv: float, thermal_nm: float) -> F
         Root mean square thermal displacement u along one axis.
     """
     gamma = 1.0 + voltage_kv / _REST_ENERGY_KEV
-    factor = np.zeros_like(g_squared)
+    factor: Float = np.zeros_like(g_squared)
     for a, b in zip(_CARBON_A, _CARBON_B, strict=True):
         factor += np.float32(0.1 * a) * np.exp(np.float32(-b / 400.0) * g_squared)
     factor *= np.float32(gamma * wavelength_nm(voltage_kv))
@@ -99,7 +99,8 @@ def aberration_phase(rows: Float, columns: Float, *, optics: Optics) -> Float:
     chi = chi + 0.5 * optics.C12_nm * np.float32(wavelength**2) * twofold
     chi = chi + optics.C21_nm / 3.0 * np.float32(wavelength) * alpha2 * onefold
     chi = chi + 0.25 * optics.C30_nm * alpha2**2
-    return (2.0 * np.pi / wavelength * chi).astype(np.float32)
+    phase: Float = (2.0 * np.pi / wavelength * chi).astype(np.float32)
+    return phase
 
 
 def exit_wave(
@@ -146,14 +147,13 @@ def exit_wave(
     atom = carbon_phase(g2[:, :half], voltage_kv=voltage_kv, thermal_nm=thermal_nm)
     atom /= np.float32(pixel_size_nm**2)
     path = np.exp(np.complex64(-1j * np.pi * wavelength_nm(voltage_kv) * slice_nm) * g2)
-    spectrum: Complex | None = None
-    for atoms in slices:
+    spectrum = np.zeros((n, n), np.complex64)
+    spectrum[0, 0] = n * n
+    for place, atoms in enumerate(slices):
+        if place > 0:
+            spectrum = spectrum * path
         phase = scipy.fft.irfft2(scipy.fft.rfft2(atoms) * atom, s=(n, n))
-        transmission = np.exp(np.complex64(1j) * phase)
-        if spectrum is not None:
-            transmission = transmission * scipy.fft.ifft2(spectrum * path)
-        spectrum = scipy.fft.fft2(transmission)
-    assert spectrum is not None  # noqa: S101
+        spectrum = scipy.fft.fft2(scipy.fft.ifft2(spectrum) * np.exp(np.complex64(1j) * phase))
     return spectrum
 
 

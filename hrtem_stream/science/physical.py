@@ -1,66 +1,30 @@
 """Physical frames with labels: raw detector counts of contaminated polycrystalline graphene.
 
 A frame is drawn in three steps: `draw_conditions` chooses optics, dose, specimen and detector at
-random, over more than a session ever shows; `specimen` places the atoms; `expose` forms the image
+random; `specimen` places the atoms; `expose` forms the image
 and reads the detector. `simulate` does all three. Lengths in nm, doses in electrons per nm².
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from hrtem_stream.science import contaminant, phase_object, polycrystal
+from hrtem_stream.science.conditions import Conditions, draw_conditions, log_uniform
 
 Float = NDArray[np.float32]
 Mask = NDArray[np.bool_]
+Pixel = TypeVar("Pixel", bound=np.generic)
 
 MARGIN_SHARE = 16
 """One sixteenth of the frame is simulated beyond each edge and cut off: the grid wraps around."""
 SLICE_NM = 1.5
 """Thickness of contaminant in one slice."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Conditions:
-    """All that was chosen at random for a frame, but for the places of the atoms."""
-
-    pixel_size_nm: float
-    """Size of a detector pixel."""
-    optics: phase_object.Optics
-    dose_e_per_nm2: float
-    """In the middle of the beam."""
-    n_grains: int
-    coverage: str
-    """none, full, islands, patches, sheet or strands."""
-    thickness_nm: float
-    """Mean thickness of the contaminant."""
-    order: float
-    """See `contaminant.atoms_per_pixel`."""
-    n_holes: int
-    n_adatoms: int
-    n_vacancies: int
-    second_layer: bool
-    """A patch has a second layer of graphene, which counts as graphene."""
-    fall_off: float
-    """Illumination in the darkest corner over that in the brightest, 0 to 1."""
-    beam_edge: bool
-    """The edge of the beam lies in the frame."""
-    mtf_nyquist: float
-    """Modulation transfer at the Nyquist frequency, 0 to 1."""
-    gain: float
-    """Counts per electron."""
-    offset: float
-    """Counts without electrons."""
-    read_noise: float
-    """Standard deviation in counts."""
-    quadrant_step: float
-    """Relative standard deviation of the gain of the four quadrants."""
-    hot_share: float
-    """Share of pixels that read far too much."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,51 +77,6 @@ def simulate(n: int, *, working_size: int, rng: np.random.Generator) -> Physical
     return expose(specimen(n, conditions=conditions, rng=rng), conditions=conditions, rng=rng)
 
 
-def draw_conditions(*, reduction: int, rng: np.random.Generator) -> Conditions:
-    """Choose the conditions of a frame; `reduction` is detector pixels per working pixel."""
-    kinds = ("none", "full", "islands", "patches", "sheet", "strands")
-    coverage = str(rng.choice(kinds, p=(0.12, 0.08, 0.38, 0.22, 0.13, 0.07)))
-    thin = 0.7 if coverage == "full" else 0.3
-    return Conditions(
-        pixel_size_nm=_log_uniform(0.026, 0.08, rng=rng) / reduction,
-        optics=draw_optics(rng=rng),
-        dose_e_per_nm2=_log_uniform(7e4, 2e6, rng=rng),
-        n_grains=1 if rng.random() < 0.55 else int(rng.integers(2, 6)),
-        coverage=coverage,
-        thickness_nm=_log_uniform(thin, 6.0, rng=rng),
-        order=float(rng.choice((0.0, 0.5, 0.9))),
-        n_holes=int(rng.integers(1, 4)) if rng.random() < 0.25 else 0,
-        n_adatoms=int(rng.integers(1, 60)) if rng.random() < 0.35 else 0,
-        n_vacancies=int(rng.integers(1, 8)) if rng.random() < 0.3 else 0,
-        second_layer=bool(rng.random() < 0.05),
-        fall_off=float(rng.uniform(0.12, 1.0)),
-        beam_edge=bool(rng.random() < 0.15),
-        mtf_nyquist=float(rng.uniform(0.1, 0.8)),
-        gain=_log_uniform(0.5, 20.0, rng=rng),
-        offset=float(rng.uniform(0, 60)) if rng.random() < 0.5 else 0.0,
-        read_noise=float(rng.uniform(0, 4)),
-        quadrant_step=float(rng.choice((0.0, 0.004, 0.02))),
-        hot_share=float(rng.choice((0.0, 1e-5, 1e-4, 4e-4))),
-    )
-
-
-def draw_optics(*, rng: np.random.Generator) -> phase_object.Optics:
-    """Choose an 80 kV lens: half of all defocus values lie below 9.5 nm, of both signs."""
-    defocus = rng.uniform(1.5, 9.5) if rng.random() < 0.55 else rng.uniform(9.5, 30.0)
-    return phase_object.Optics(
-        voltage_kv=80.0,
-        C10_nm=float(defocus * rng.choice((-1.0, 1.0))),
-        C12_nm=float(rng.exponential(1.2)),
-        phi12=float(rng.uniform(0, np.pi)),
-        C21_nm=float(rng.exponential(60.0)),
-        phi21=float(rng.uniform(0, 2 * np.pi)),
-        C30_nm=float(rng.normal(0, 8e3)),
-        focal_spread_nm=float(rng.uniform(0.8, 4.5)),
-        semi_convergence_rad=float(rng.uniform(0, 4e-4)),
-        vibration_nm=float(rng.uniform(0.005, 0.045)),
-    )
-
-
 def specimen(n: int, *, conditions: Conditions, rng: np.random.Generator) -> Specimen:
     """Place the atoms for an (n, n) frame, with its margin."""
     size = n + 2 * (n // MARGIN_SHARE)
@@ -165,7 +84,7 @@ def specimen(n: int, *, conditions: Conditions, rng: np.random.Generator) -> Spe
     hole = np.zeros((size, size), np.bool_)
     for _ in range(conditions.n_holes):
         place = (float(rng.uniform(0, size)), float(rng.uniform(0, size)))
-        radius = size * _log_uniform(0.02, 0.3, rng=rng)
+        radius = size * log_uniform(0.02, 0.3, rng=rng)
         hole |= contaminant.blob(size, centre=place, radius=radius, rng=rng)
     height = _contaminant_height(hole, conditions=conditions, rng=rng)
     amorphous = height > 0
@@ -237,9 +156,7 @@ def illumination(n: int, *, conditions: Conditions, rng: np.random.Generator) ->
     return light.astype(np.float32)
 
 
-def _contaminant_height(
-    hole: Mask, *, conditions: Conditions, rng: np.random.Generator
-) -> Float:
+def _contaminant_height(hole: Mask, *, conditions: Conditions, rng: np.random.Generator) -> Float:
     size, pixel = hole.shape[0], conditions.pixel_size_nm
     match conditions.coverage:
         case "none":
@@ -266,7 +183,9 @@ def _contaminant_height(
         areas = np.bincount(labels.ravel()) * pixel**2
         areas[0] = 0.0
         mask = (areas > 0.5)[labels]
-    return contaminant.thickness(mask, pixel_size_nm=pixel, mean_nm=conditions.thickness_nm, rng=rng)
+    return contaminant.thickness(
+        mask, pixel_size_nm=pixel, mean_nm=conditions.thickness_nm, rng=rng
+    )
 
 
 def _membrane(
@@ -275,7 +194,9 @@ def _membrane(
     """Return graphene's atoms per pixel with its defects, and the mask of its boundaries."""
     size, pixel = hole.shape[0], conditions.pixel_size_nm
     field = size * pixel
-    atoms, at_boundary = polycrystal.polycrystal(field_nm=field, n_grains=conditions.n_grains, rng=rng)
+    atoms, at_boundary = polycrystal.polycrystal(
+        field_nm=field, n_grains=conditions.n_grains, rng=rng
+    )
     boundary = np.zeros(hole.shape, np.bool_)
     near = np.clip((atoms[at_boundary] / pixel).astype(int), 0, size - 1)
     boundary[near[:, 0], near[:, 1]] = True
@@ -299,9 +220,7 @@ def _membrane(
     return _counted(kept, weights=weights, size=size, pixel_size_nm=pixel), boundary
 
 
-def _adatoms(
-    n_adatoms: int, *, field_nm: float, rng: np.random.Generator
-) -> NDArray[np.float64]:
+def _adatoms(n_adatoms: int, *, field_nm: float, rng: np.random.Generator) -> NDArray[np.float64]:
     """Return places of single adatoms, or of strings of them; too few for a contaminant."""
     if rng.random() < 0.4:
         return rng.uniform(0, field_nm, (n_adatoms, 2))
@@ -342,9 +261,11 @@ def _detected(
     expected = np.maximum(expected, 0) * (conditions.dose_e_per_nm2 * conditions.pixel_size_nm**2)
     counts = rng.poisson(expected).astype(np.float32) * np.float32(conditions.gain)
     steps = 1 + rng.normal(0, conditions.quadrant_step, (2, 2))
-    counts *= np.kron(steps, np.ones((n // 2, n // 2)))[:n, :n].astype(np.float32) if (
-        n % 2 == 0
-    ) else np.float32(1)
+    counts *= (
+        np.kron(steps, np.ones((n // 2, n // 2)))[:n, :n].astype(np.float32)
+        if (n % 2 == 0)
+        else np.float32(1)
+    )
     counts += rng.normal(conditions.offset, conditions.read_noise + 1e-6, counts.shape)
     hot = rng.random(counts.shape) < conditions.hot_share
     counts[hot] = counts[hot] * 2 + rng.uniform(2, 30, int(hot.sum())) * counts.mean()
@@ -352,10 +273,6 @@ def _detected(
     return pixels
 
 
-def _inside(padded: NDArray[np.generic]) -> NDArray[np.generic]:
+def _inside(padded: NDArray[Pixel]) -> NDArray[Pixel]:
     margin = padded.shape[0] // (MARGIN_SHARE + 2)
     return padded[margin:-margin, margin:-margin]
-
-
-def _log_uniform(low: float, high: float, *, rng: np.random.Generator) -> float:
-    return float(np.exp(rng.uniform(np.log(low), np.log(high))))

@@ -31,16 +31,17 @@ def honeycomb(*, field_nm: float, angle: float, offset_nm: tuple[float, float]) 
     reach = int(np.ceil(field_nm / LATTICE_NM * 0.9)) + 2
     i, j = np.meshgrid(np.arange(-reach, reach + 1), np.arange(-reach, reach + 1), indexing="ij")
     cells = np.stack([(j * 3**0.5 / 2).ravel(), (i + j / 2).ravel()], axis=1) * LATTICE_NM
-    sites = np.concatenate([cells, cells + (LATTICE_NM / 3**0.5, 0.0)])
+    sites = np.concatenate([cells, cells + np.array([LATTICE_NM / 3**0.5, 0.0])])
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     sites = sites @ turn.T + np.asarray(offset_nm) + field_nm / 2
     inside = ((sites >= 0) & (sites < field_nm)).all(axis=1)
-    return sites[inside]
+    kept: Float64 = sites[inside]
+    return kept
 
 
-def polycrystal(*, field_nm: float, n_grains: int, rng: np.random.Generator) -> tuple[
-    Float64, NDArray[np.bool_]
-]:
+def polycrystal(
+    *, field_nm: float, n_grains: int, rng: np.random.Generator
+) -> tuple[Float64, NDArray[np.bool_]]:
     """Return the atoms of a random polycrystal and which of them lie at a grain boundary.
 
     Grains are the cells of a Voronoi diagram with warped edges. Where two lattices meet, one of

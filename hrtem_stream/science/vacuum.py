@@ -17,6 +17,8 @@ texture.
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -31,15 +33,25 @@ _PEAK_THRESHOLD = 1.6
 _LATTICE_THRESHOLD = 2.0
 _APERTURE_PER_PX = 0.03
 """Twice as wide as for the Bragg filter: sharper in space, since holes are small."""
-_LATTICE_SHARE = 0.2
+_LATTICE_SHARE = 0.15
+_CORE_SHARE = 0.07
+_CORE_AREA_SHARE = 0.25
+"""A quarter of a hole has less than this share of the lattice's power."""
 _EXCESS_SHARE = 0.2
+_LEAST_LATTICE = 3.0
+"""Power of the lattice over that of the noise in its apertures; a weaker one may fade by itself."""
 _NOISE_SPREAD = 1.2
 """Mean noise power over its lowest tenth, at this averaging."""
 _CLEAN_SPREAD = 1.6
 _INTENSITY_MARGIN = 0.2
+_LOCAL_MEAN_PX = 14.0
 _COLOUR_LIMIT = 2.0
 """Low over high frequencies, 1 for white noise; a detector's blur of it stays below."""
-_LEAST_RADIUS_PX = 4
+_BLUR_PX = 2.0
+"""Deviation of the Gaussian, at half the resolution: 4 px of the working image."""
+_LEAST_WIDTH = 5
+_LEAST_AREA = 40
+"""Width of the narrowest and area of the smallest hole, at half the resolution."""
 
 
 def find_vacuum(flat: Image, *, illumination: Image, beam_off: Mask) -> Mask:
@@ -56,43 +68,73 @@ def find_vacuum(flat: Image, *, illumination: Image, beam_off: Mask) -> Mask:
 
     Returns
     -------
-    (P, Q) bool. Holes narrower than about 8 px, and a rim of a few pixels, are not found.
+    (P, Q) bool. Holes narrower than about 10 px, and a rim of a few pixels, are not found.
 
     Notes
     -----
-    Where the lattice is weaker than the noise of a few hundred pixels, holes are missed rather
-    than invented. A hole over more than nine tenths of the clean area is missed.
+    Where the lattice has less than three times the power of the noise in its apertures, holes
+    are missed rather than invented. A hole over more than nine tenths of the clean area is missed.
     """
-    contrast = np.where(beam_off, np.float32(0.0), flat - np.float32(1.0))
-    centred = subtract_local_mean(contrast, deviation_px=14.0)
+    lit = ~beam_off
+    if not lit.any():
+        return np.zeros_like(beam_off)
+    contrast = flat - np.float32(1.0)
+    contrast[beam_off] = 0.0
+    centred = subtract_local_mean(contrast, deviation_px=_LOCAL_MEAN_PX)
     centred[beam_off] = 0.0
     reflections = find_reflections(centred, threshold=_PEAK_THRESHOLD, n_peaks=24)
     if len(reflections) == 0 or reflections[0, 2] <= _LATTICE_THRESHOLD:
-        return ~beam_off if _is_noise(centred, ~beam_off) else np.zeros_like(beam_off)
-    relative = illumination / np.float32(illumination[~beam_off].mean())
-    found = _without_lattice(centred, reflections, relative, ~beam_off)
-    found &= np.abs(blur(contrast, deviation_px=4.0)) < _INTENSITY_MARGIN
-    return _tidy(found) & ~beam_off
+        return lit if _is_noise(centred, lit) else np.zeros_like(lit)
+    lattice = lattice_image(centred, reflections, aperture=_APERTURE_PER_PX)
+    relative = illumination / np.float32(illumination[lit].mean())
+    # What two Gaussian apertures a reflection let through of the power of white noise.
+    passed = 2.0 * len(reflections) * np.pi * _APERTURE_PER_PX**2
+    found = _without_lattice(
+        centred, lattice, illumination=_coarse(relative), lit=_coarse(lit) > 0.5, passed=passed
+    )
+    found &= np.abs(blur(_coarse(contrast), deviation_px=_BLUR_PX)) < _INTENSITY_MARGIN
+    vacuum = cv2.resize(found.astype(np.uint8), flat.shape[::-1], interpolation=cv2.INTER_NEAREST)
+    return np.asarray(vacuum.astype(np.bool_) & lit)
 
 
 def _without_lattice(
-    centred: Image, reflections: NDArray[np.float64], illumination: Image, lit: Mask
+    centred: Image, lattice: Image, *, illumination: Image, lit: Mask, passed: float
 ) -> Mask:
-    """Mark where neither lattice nor texture adds to the noise."""
-    lattice = lattice_image(centred, reflections, aperture=_APERTURE_PER_PX)
-    residual = centred - lattice
-    lattice_power = blur(lattice * lattice, deviation_px=4.0)
-    texture_power = blur(residual * residual, deviation_px=4.0) * illumination
-    power = blur(centred * centred, deviation_px=4.0)
-    coarse = np.s_[::4, ::4]
-    sampled = lit[coarse]
-    noise = _NOISE_SPREAD * float(np.quantile(texture_power[coarse][sampled], 0.1))
-    clean = sampled & (texture_power[coarse] < _CLEAN_SPREAD * noise)
-    reference = float(np.quantile(lattice_power[coarse][clean], 0.9))
-    return np.asarray(
-        (lattice_power < _LATTICE_SHARE * reference)
+    """Mark where neither lattice nor texture adds to the noise, at half the resolution."""
+    lattice_power, power = _power(lattice), _power(centred)
+    texture_power = _power(centred - lattice) * illumination
+    sampled = np.zeros_like(lit)
+    sampled[::2, ::2] = lit[::2, ::2]
+    if not sampled.any():
+        return sampled
+    noise = _NOISE_SPREAD * float(np.quantile(texture_power[sampled], 0.1))
+    clean = sampled & (texture_power < _CLEAN_SPREAD * noise)
+    lattice_power = lattice_power - (passed * noise) / illumination
+    reference = float(np.quantile(lattice_power[clean], 0.9))
+    if reference < _LEAST_LATTICE * passed * noise:
+        return np.zeros_like(lit)
+    found = (
+        lit
+        & (lattice_power < _LATTICE_SHARE * reference)
         & (power < noise / illumination + _EXCESS_SHARE * reference)
     )
+    return _with_core(_tidy(found), lattice_power < _CORE_SHARE * reference)
+
+
+def _power(image: Image) -> Image:
+    """Return the power of an image over a Gaussian neighbourhood, at half the resolution."""
+    return blur(_coarse(image * image), deviation_px=_BLUR_PX)
+
+
+def _coarse(image: NDArray[Any]) -> Image:
+    """Average over 2 x 2 pixels; a boundary of lattice and hole is no sharper than that."""
+    rows, columns = image.shape
+    small = cv2.resize(
+        image.astype(np.float32, copy=False),
+        (columns // 2, rows // 2),
+        interpolation=cv2.INTER_AREA,
+    )
+    return np.asarray(small, np.float32)
 
 
 def _is_noise(centred: Image, lit: Mask) -> bool:
@@ -109,11 +151,22 @@ def _is_noise(centred: Image, lit: Mask) -> bool:
     return low_power < _COLOUR_LIMIT * high_power
 
 
-def _tidy(mask: Mask) -> Mask:
-    """Close gaps of a pixel or two and drop whatever is smaller than the least radius."""
+def _tidy(mask: Mask) -> NDArray[np.uint8]:
+    """Close gaps of a pixel or two and drop whatever is narrower than the least width."""
     values = mask.astype(np.uint8)
-    small = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
-    size = 2 * _LEAST_RADIUS_PX + 1
-    large = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
-    closed = cv2.morphologyEx(values, cv2.MORPH_CLOSE, small)
-    return np.asarray(cv2.morphologyEx(closed, cv2.MORPH_OPEN, large), np.bool_)
+    narrow = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (3, 3))
+    wide = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (_LEAST_WIDTH, _LEAST_WIDTH))
+    closed = cv2.morphologyEx(values, cv2.MORPH_CLOSE, narrow)
+    return np.asarray(cv2.morphologyEx(closed, cv2.MORPH_OPEN, wide), np.uint8)
+
+
+def _with_core(values: NDArray[np.uint8], core: Mask) -> Mask:
+    """Keep the islands that are large enough and hold a core without any lattice."""
+    n_islands, islands, statistics, _ = cv2.connectedComponentsWithStats(
+        values, connectivity=4, ltype=cv2.CV_32S
+    )
+    n_core = np.bincount(islands[core], minlength=n_islands)
+    kept = statistics[:, cv2.CC_STAT_AREA] >= _LEAST_AREA
+    kept &= n_core >= _CORE_AREA_SHARE * statistics[:, cv2.CC_STAT_AREA]
+    kept[0] = False
+    return np.asarray(kept[islands])

@@ -31,7 +31,7 @@ from hrtem_stream.sources.stack import (
     damaged_stack,
 )
 
-HDF5_SUFFIXES: Final = (".h5", ".hdf5", ".nxs", ".nx", ".hdf", ".emd", ".he5")
+HDF5_SUFFIXES: Final = (".h5", ".hdf5", ".nxs", ".nx", ".hdf", ".emd", ".he5", ".part")
 IMAGE_SUFFIXES: Final = (".png", ".tif", ".tiff")
 _STACKS: Final = {
     ".png": png_stack,

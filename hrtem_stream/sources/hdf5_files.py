@@ -1,4 +1,4 @@
-"""HDF5 and NeXus, our own archives among them.
+"""HDF5 and NeXus.
 
 A dataset is named behind two colons, `F.h5::/path/to/dataset`. Without a name it is the default
 signal of the NeXus file, else the largest dataset that can be frames.
@@ -9,16 +9,15 @@ from __future__ import annotations
 import contextlib
 import importlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hrtem_stream.errors import FeedError, FrameError
-from hrtem_stream.messages import Calibration
+from hrtem_stream.sources.archive_files import archive_stack, is_archive
 from hrtem_stream.sources.stack import (
     DECODE_ERRORS,
     FramePixels,
@@ -35,9 +34,6 @@ if TYPE_CHECKING:
 
 _CHUNK_CACHE_BYTES: Final = 256 * 1024 * 1024
 """Chunks may span frames; without room for a row of them each frame decodes them all again."""
-_NAMES: Final = ("/entry/scores/name", "/entry/images/name")
-_TIMES_NS: Final = ("/entry/scores/acquired_ns", "/entry/images/acquired_ns")
-_PIXEL_SIZES_NM: Final = ("/entry/instrument/pixel_size_nm", "/entry/images/pixel_size_nm")
 
 
 def hdf5_stack(path: Path, *, dataset: str) -> FrameStack:
@@ -57,15 +53,14 @@ def hdf5_stack(path: Path, *, dataset: str) -> FrameStack:
     FrameError
         When the file is damaged.
     """
+    if path.suffix == ".part" or (not dataset and is_archive(path)):
+        return archive_stack(path)
     _register_codecs()
     with _opened(path) as file:
         frames = _dataset(file, path=path, dataset=dataset)
         n_frames, _ = stack_shape(frames.shape, path=path)
-        names = _column(file, _NAMES, n_frames=n_frames)
-        times_ns = _column(file, _TIMES_NS, n_frames=n_frames)
         place = frames.name
         shape = frames.shape
-        calibration = _calibration(file)
 
     @contextmanager
     def reader() -> Iterator[Read]:
@@ -74,12 +69,7 @@ def hdf5_stack(path: Path, *, dataset: str) -> FrameStack:
             yield lambda index: _read(opened, index, path=path)
 
     return FrameStack(
-        path=path,
-        n_frames=n_frames,
-        reader=reader,
-        name=_names(path.stem, names, shape=shape),
-        acquired_ns=(lambda index: 0) if times_ns is None else lambda index: int(times_ns[index]),
-        calibration=calibration,
+        path=path, n_frames=n_frames, reader=reader, name=indexed_names(path.stem, shape=shape)
     )
 
 
@@ -166,37 +156,3 @@ def _read(frames: h5py.Dataset, index: int, *, path: Path) -> FramePixels:
         return supported(np.asarray(frames[index] if frames.ndim == 3 else frames[()]))
     except DECODE_ERRORS as error:
         return damaged(b"", fault=f"cannot read frame {index} of {path.name}: {error}")
-
-
-def _column(file: h5py.File, places: tuple[str, ...], *, n_frames: int) -> NDArray[Any] | None:
-    """Return the first of the datasets that holds one value for each frame."""
-    import h5py
-
-    for place in places:
-        item = file.get(place)
-        if isinstance(item, h5py.Dataset) and item.shape == (n_frames,):
-            text = h5py.check_string_dtype(item.dtype) is not None
-            return np.asarray(item.asstr(errors="replace")[()] if text else item[()])
-    return None
-
-
-def _names(
-    stem: str, names: NDArray[Any] | None, *, shape: tuple[int, ...]
-) -> Callable[[int], str]:
-    """Name the frames as the file does, else after the file."""
-    fallback = indexed_names(stem, shape=shape)
-    if names is None:
-        return fallback
-    return lambda index: str(names[index]) or fallback(index)
-
-
-def _calibration(file: h5py.File) -> Calibration:
-    import h5py
-
-    for place in _PIXEL_SIZES_NM:
-        item = file.get(place)
-        if isinstance(item, h5py.Dataset) and item.shape == () and item.dtype.kind == "f":
-            pixel_size_nm = float(item[()])
-            if 0 < pixel_size_nm < math.inf:
-                return Calibration(pixel_size_nm=pixel_size_nm)
-    return Calibration()

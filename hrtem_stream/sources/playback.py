@@ -64,6 +64,7 @@ class Playback:
             )
         self._waiting: deque[FeedItem] = deque([start] if position is None else [])
         self._sequence = position.next_sequence if position else 0
+        self._series = start.series
         self._n_frames = n_frames
         self._frame = frame
         self._acquired_ns = acquired_ns
@@ -78,7 +79,7 @@ class Playback:
             return self._next_frame(timeout_s)
         if not self._has_ended:
             self._has_ended = True
-            return SeriesEnd(n_frames=self._n_frames)
+            return SeriesEnd(series=self._series, n_frames=self._n_frames)
         return FeedFinished()
 
     def _next_frame(self, timeout_s: float) -> FeedFrame | FeedGap | None:

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hrtem_stream.errors import FeedError, FrameError
+from hrtem_stream.errors import ArchiveError, FeedError, FrameError
 from hrtem_stream.messages import Calibration
 
 MAX_SIDE: Final = 16384
@@ -25,6 +25,7 @@ MAX_DAMAGED_BYTES: Final = 64 * 1024 * 1024
 MAX_FRAMES: Final = 2**31 - 1
 
 DECODE_ERRORS: Final = (
+    ArchiveError,
     ArithmeticError,
     AssertionError,
     AttributeError,

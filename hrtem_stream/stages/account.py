@@ -63,6 +63,8 @@ class _Series:
     expected: int = 0
     n_lost: int = 0
     n_repeated: int = 0
+    n_republished_before: int = 0
+    """Publications beyond the first that the log counted before the series began."""
     gaps: list[_Gap] = field(default_factory=list)
     """Gaps not declared yet."""
     declared: list[tuple[int, int]] = field(default_factory=list)
@@ -80,6 +82,8 @@ class SeriesAccount:
         Kind of feed, for a series whose start was missed.
     late_frames
         A gap is declared lost after so many later frames.
+    count_republished
+        Gives the publications beyond the first so far, of the whole log.
     new_id
         Gives the identity of a new series.
     """
@@ -90,11 +94,13 @@ class SeriesAccount:
         default_series: str,
         feed: str,
         late_frames: int,
+        count_republished: Callable[[], int] = lambda: 0,
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex[:16],
     ) -> None:
         self._default_series = default_series
         self._feed = feed
         self._late_frames = late_frames
+        self._count_republished = count_republished
         self._new_id = new_id
         self._series: _Series | None = None
         self._digests: dict[int, int] = {}
@@ -124,7 +130,7 @@ class SeriesAccount:
         start = replace(
             start, series=name, series_id=self._new_id(), started_ns=start.started_ns or now_ns
         )
-        self._series = _Series(start)
+        self._series = _Series(start, n_republished_before=self._count_republished())
         self.forget_digests()
         self._reject_reason = ""
         return [*entries, self._entry(start)]
@@ -195,6 +201,7 @@ class SeriesAccount:
         complete = replace(
             end, series=series.start.series, series_id=series.start.series_id, n_archived=series.row,
             n_received=series.row + series.n_lost, n_repeated=series.n_repeated,
+            n_republished=self._count_republished() - series.n_republished_before,
         )  # fmt: skip
         self._series = None
         return [*losses, self._entry(complete)]
@@ -226,7 +233,8 @@ class SeriesAccount:
         self._series = _Series(
             start=SeriesStart(**start, calibration=calibration),
             row=content["row"], expected=content["expected"], n_lost=content["n_lost"],
-            n_repeated=content["n_repeated"], gaps=[_Gap(**gap) for gap in content["gaps"]],
+            n_repeated=content["n_repeated"],
+            n_republished_before=content["n_republished_before"], gaps=[_Gap(**gap) for gap in content["gaps"]],
             declared=[(first, n_frames) for first, n_frames in content["declared"]],
         )  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from torch import nn
@@ -31,10 +31,7 @@ def config_from(name: str, fields: Mapping[str, Any]) -> Config:
     ValueError
         If the name or a field is unknown.
     """
-    kinds: dict[str, type[FastConfig] | type[PaperConfig]] = {
-        "fast": FastConfig,
-        "paper": PaperConfig,
-    }
+    kinds: dict[str, Callable[..., Config]] = {"fast": FastConfig, "paper": PaperConfig}
     if name not in kinds:
         raise ValueError(f"architecture must be one of {', '.join(kinds)}, got {name}")
     values = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}

@@ -111,7 +111,8 @@ def _turned(
     image: Float, label: NDArray[np.bool_], weight: NDArray[np.bool_], *, rng: np.random.Generator
 ) -> tuple[Float, NDArray[np.bool_], NDArray[np.bool_]]:
     quarters, mirrored = int(rng.integers(4)), bool(rng.integers(2))
-    image, label, weight = (np.rot90(array, quarters) for array in (image, label, weight))
+    image, label = np.rot90(image, quarters), np.rot90(label, quarters)
+    weight = np.rot90(weight, quarters)
     if mirrored:
         return image[:, ::-1], label[:, ::-1], weight[:, ::-1]
     return image, label, weight

@@ -60,7 +60,7 @@ def save_checkpoint(path: Path, *, network: nn.Module, card: ModelCard) -> Model
     ValueError
         If the card names another architecture than the network's.
     """
-    if card.architecture != architecture(network.config):  # type: ignore[arg-type]
+    if card.architecture != architecture(network.config):
         raise ValueError(f"card must name the network's architecture, got {card.architecture}")
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     text = _text(card)

@@ -22,7 +22,8 @@ from hrtem_stream.unet.dataset import Example, date_folds, random_folds
 from hrtem_stream.unet.evaluate import EDGE_MARGIN_PX, best_threshold
 from hrtem_stream.unet.inference import AS_IS, FOUR_FLIPS, Flips, UNetSegmenter
 from hrtem_stream.unet.paper import PaperConfig
-from hrtem_stream.unet.train import Progress, Recipe, log_progress, train
+from hrtem_stream.unet.recipe import Recipe
+from hrtem_stream.unet.train import Progress, log_progress, train
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +95,7 @@ def crossvalidate(
     directory: Path,
     n_folds: int = 5,
     n_repeats: int = 2,
+    start: nn.Module | None = None,
     device: str = "cpu",
     compiled: bool = False,
     report: Callable[[Progress], None] = log_progress,
@@ -114,6 +116,8 @@ def crossvalidate(
         Checkpoints, metrics and fold results.
     n_folds, n_repeats : int
         Each repeat splits anew.
+    start : nn.Module, optional
+        Weights to begin every fold with; they must not have seen a real frame.
     device, compiled, report
         See `train.train`.
 
@@ -143,6 +147,7 @@ def crossvalidate(
                     real=[real[i] for i in kept],
                     simulated=simulated,
                     checkpoint=stem.with_suffix(".pt"),
+                    start=start,
                     device=device,
                     compiled=compiled,
                     report=report,

@@ -33,7 +33,7 @@ class FastConfig:
         return int(2 ** len(self.widths))
 
 
-class FastNet(nn.Module):
+class FastNet(nn.Module):  # type: ignore[misc]
     """Map standardised images (B, 1, P, Q) to the log odds of amorphous (B, 1, P, Q)."""
 
     def __init__(self, config: FastConfig) -> None:
@@ -84,9 +84,7 @@ class FastNet(nn.Module):
         return F.pixel_shuffle(self.head(x), 2)[..., :rows, :columns]
 
 
-def _convolution(
-    n_in: int, n_out: int, config: FastConfig, *, dilation: int = 1
-) -> nn.Sequential:
+def _convolution(n_in: int, n_out: int, config: FastConfig, *, dilation: int = 1) -> nn.Sequential:
     groups = max(1, min(8, n_out // config.group_size))
     return nn.Sequential(
         nn.Conv2d(n_in, n_out, 3, padding=dilation, dilation=dilation, bias=False),

@@ -107,9 +107,7 @@ class UNetSegmenter:
         self.segment(noise)
         self.segment(noise[:1])
 
-    def segment(
-        self, images: NDArray[np.float32]
-    ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+    def segment(self, images: NDArray[np.float32]) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         """Segment normalised images.
 
         Parameters
@@ -166,7 +164,7 @@ class UNetSegmenter:
         return (log_odds > self._least_log_odds).cpu().numpy(), confidence.cpu().numpy()
 
     def _log_odds(self, images: NDArray[np.float32]) -> Tensor:
-        batch = torch.from_numpy(np.require(images, np.float32, "CW"))[:, None]
+        batch = torch.from_numpy(np.require(images, np.float32, ["C", "W"]))[:, None]
         if self.device.type == "cuda":
             batch = batch.pin_memory().to(self.device, non_blocking=True)
         with torch.inference_mode():

@@ -29,7 +29,7 @@ class PaperConfig:
         return int(2 ** (self.n_blocks // 2))
 
 
-class PaperNet(nn.Module):
+class PaperNet(nn.Module):  # type: ignore[misc]
     """Map standardised images (B, 1, P, Q) to the log odds of amorphous (B, 1, P, Q).
 
     Raises

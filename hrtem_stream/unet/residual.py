@@ -60,7 +60,8 @@ def _largest(spectrum: Tensor) -> Tensor:
         # Power is symmetric, so what wraps around at the columns' ends is no worse than a border.
         pair = torch.maximum(spectrum, spectrum.roll(1, axis))
         spectrum = torch.maximum(
-            torch.maximum(pair, pair.roll(1, axis)), torch.maximum(pair.roll(-1, axis), pair.roll(-2, axis))
+            torch.maximum(pair, pair.roll(1, axis)),
+            torch.maximum(pair.roll(-1, axis), pair.roll(-2, axis)),
         )
     return spectrum
 

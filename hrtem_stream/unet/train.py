@@ -23,54 +23,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from hrtem_stream.unet.architecture import Config, build
+from hrtem_stream.unet.architecture import build
 from hrtem_stream.unet.augment import REAL, SIMULATED, View, augment, plain
 from hrtem_stream.unet.dataset import Example
-from hrtem_stream.unet.fast import FastConfig
-from hrtem_stream.unet.paper import PaperConfig
+from hrtem_stream.unet.recipe import Recipe, learning_rate
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """How a network is trained. The defaults are what works best for `fast`."""
-
-    network: Config = FastConfig()
-    n_views: int = 30_000
-    """Images shown in all."""
-    batch: int = 8
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-3
-    warm_up: float = 0.05
-    """Share of the training in which the learning rate rises."""
-    cosine: bool = True
-    """The learning rate falls to zero; else it stays."""
-    dice: float = 0.5
-    """Weight of the soft Dice loss beside the cross-entropy."""
-    simulated_share: float = 0.5
-    """Share of simulated frames in the views, where there are any."""
-    augmented: bool = True
-    averaging: float = 0.998
-    """Decay of the running mean of the weights per step; 0 keeps the last weights."""
-    seed: int = 0
-
-
-def published_recipe(*, n_frames: int, seed: int) -> Recipe:
-    """Return the paper's training: Adam 1e-4, cross-entropy, 300 epochs, nothing augmented."""
-    return Recipe(
-        network=PaperConfig(),
-        n_views=300 * n_frames,
-        learning_rate=1e-4,
-        weight_decay=0.0,
-        warm_up=0.0,
-        cosine=False,
-        dice=0.0,
-        simulated_share=0.0,
-        augmented=False,
-        averaging=0.0,
-        seed=seed,
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +61,7 @@ def train(
     real: Sequence[Example],
     simulated: Sequence[Example],
     checkpoint: Path,
+    start: nn.Module | None = None,
     device: str = "cpu",
     compiled: bool = False,
     report_every: int = 100,
@@ -119,6 +78,8 @@ def train(
     checkpoint : path
         A file, rewritten at each report. Metrics go line by line to the same name with the
         suffix `.jsonl`.
+    start : nn.Module, optional
+        Begin with this network's weights, as trained on simulated frames; else at random.
     device : str
         As torch names it.
     compiled : bool
@@ -141,7 +102,10 @@ def train(
     if not real and not simulated:
         raise ValueError("real or simulated must hold frames, got none")
     torch.manual_seed(recipe.seed)
-    network = build(recipe.network).to(device, memory_format=torch.channels_last)
+    network = build(recipe.network)
+    if start is not None:
+        network.load_state_dict(start.state_dict())
+    network = network.to(device, memory_format=torch.channels_last)
     state = _State(network, recipe, device)
     if checkpoint.exists():
         state.load(checkpoint)
@@ -179,17 +143,6 @@ def loss(log_odds: Tensor, amorphous: Tensor, weight: Tensor, *, dice: float) ->
     common = (found * amorphous).sum()
     overlap = (2.0 * common + 1.0) / (found.sum() + (amorphous * weight).sum() + 1.0)
     return entropy + dice * (1.0 - overlap)
-
-
-def learning_rate(recipe: Recipe, *, step: int, n_steps: int) -> float:
-    """Return the learning rate of a step, counted from 0."""
-    n_rising = max(1, round(recipe.warm_up * n_steps))
-    if step < n_rising and recipe.warm_up > 0:
-        return recipe.learning_rate * (step + 1) / n_rising
-    if not recipe.cosine:
-        return recipe.learning_rate
-    done = (step - n_rising) / max(1, n_steps - n_rising)
-    return recipe.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
 
 
 class _State:
@@ -267,8 +220,14 @@ def _batch(
     n_simulated = recipe.batch if not real else n_simulated
     views = []
     for example, augmentation in [
-        *((real[index], REAL) for index in _places(recipe, step, len(real), recipe.batch - n_simulated)),
-        *((simulated[index], SIMULATED) for index in _places(recipe, step, len(simulated), n_simulated)),
+        *(
+            (real[index], REAL)
+            for index in _places(recipe, step, len(real), recipe.batch - n_simulated)
+        ),
+        *(
+            (simulated[index], SIMULATED)
+            for index in _places(recipe, step, len(simulated), n_simulated)
+        ),
     ]:
         views.append(
             augment(example, augmentation=augmentation, rng=rng)
@@ -282,7 +241,9 @@ def _places(recipe: Recipe, step: int, n_frames: int, n_views: int) -> Iterator[
     """Go through all frames in an order that is shuffled anew for each pass."""
     for place in range(step * n_views, (step + 1) * n_views):
         epoch, within = divmod(place, n_frames)
-        yield int(np.random.default_rng((recipe.seed, n_frames, epoch)).permutation(n_frames)[within])
+        yield int(
+            np.random.default_rng((recipe.seed, n_frames, epoch)).permutation(n_frames)[within]
+        )
 
 
 def _stacked(views: Sequence[View]) -> tuple[Tensor, Tensor, Tensor]:

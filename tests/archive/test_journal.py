@@ -11,7 +11,7 @@ from hrtem_stream.errors import ArchiveError
 
 def superblock(size):
     """Return the beginning of a file that states its end, as HDF5's version 2 does."""
-    return SIGNATURE + bytes([2, 8, 8, 0]) + bytes(16) + size.to_bytes(8, "little") + bytes(8)
+    return SIGNATURE + bytes([2, 8, 8, 0]) + bytes(16) + size.to_bytes(8, "little") + bytes(12)
 
 
 def put(file, offset, payload):
@@ -58,7 +58,7 @@ def test_a_file_that_is_given_up_is_what_was_committed_last(tmp_path_factory, st
 def test_a_journal_that_was_not_applied_is_applied_when_the_file_is_opened(tmp_path, monkeypatch):
     path = tmp_path / "f"
     file = JournalledFile.create(path)
-    put(file, 0, superblock(3 * PAGE) + bytes(3 * PAGE - 44))
+    put(file, 0, superblock(3 * PAGE) + bytes(3 * PAGE - 48))
     file.commit()
     put(file, 100, b"new")
     put(file, 2 * PAGE - 1, b"new")
@@ -96,7 +96,7 @@ def test_a_journal_that_was_not_applied_is_applied_when_the_file_is_opened(tmp_p
 def test_a_torn_journal_is_ignored(tmp_path, cut):
     path = tmp_path / "f"
     file = JournalledFile.create(path)
-    put(file, 0, superblock(PAGE) + bytes(PAGE - 44))
+    put(file, 0, superblock(PAGE) + bytes(PAGE - 48))
     file.commit()
     before = path.read_bytes()
     put(file, 100, b"new")
@@ -122,7 +122,7 @@ def test_a_torn_journal_is_ignored(tmp_path, cut):
 def test_two_processes_cannot_write_the_same_file(tmp_path):
     path = tmp_path / "f"
     file = JournalledFile.create(path)
-    put(file, 0, superblock(PAGE) + bytes(PAGE - 44))
+    put(file, 0, superblock(PAGE) + bytes(PAGE - 48))
     file.commit()
     with pytest.raises(ArchiveError, match="another process"):
         JournalledFile.create(path)

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from hrtem_stream.science import physical
-from hrtem_stream.science.physical import Conditions
+from hrtem_stream.science.conditions import Conditions, draw_conditions
 
 N = 128
 
 
 def conditions(**changes: object) -> Conditions:
-    drawn = physical.draw_conditions(reduction=1, rng=np.random.default_rng(0))
+    drawn = draw_conditions(reduction=1, rng=np.random.default_rng(0))
     fixed = replace(
         drawn,
         pixel_size_nm=0.04,

@@ -23,12 +23,8 @@ from hrtem_stream.messages import (
     SeriesStart,
 )
 from hrtem_stream.simulators.native import NativeSender, encode_end, encode_frame, encode_start
-from hrtem_stream.sources.native import (
-    REJECT_REASONS,
-    FeedLimits,
-    NativeSource,
-    decode_feed_message,
-)
+from hrtem_stream.sources.native import NativeSource
+from hrtem_stream.sources.native_wire import REJECT_REASONS, FeedLimits, decode_feed_message
 from tests.hostile_wire import FAULTY, REJECTED
 
 LIMITS = FeedLimits()
@@ -100,8 +96,8 @@ def test_a_calibration_that_makes_no_sense_is_noted_and_left_out(value: Any) -> 
 
 
 def test_an_end_carries_the_count() -> None:
-    assert decode(list(encode_end("S1", n_frames=4))) == SeriesEnd(n_frames=4)
-    assert decode(list(encode_end("S1", n_frames=None))) == SeriesEnd(n_frames=None)
+    assert decode(list(encode_end("S1", n_frames=4))) == SeriesEnd(series="S1", n_frames=4)
+    assert decode(list(encode_end("S1", n_frames=None))) == SeriesEnd(series="S1", n_frames=None)
 
 
 @pytest.mark.parametrize("name", REJECTED)
@@ -234,7 +230,7 @@ def test_a_series_comes_over_a_push_socket(endpoint: str) -> None:
         source.close()
     assert source.can_wait
     assert isinstance(items[0], SeriesStart)
-    assert items[6] == SeriesEnd(n_frames=5)
+    assert items[6] == SeriesEnd(series="S1", n_frames=5)
     for n, frame in enumerate(items[1:6]):
         assert isinstance(frame, FeedFrame)
         assert (frame.sequence, frame.fault) == (n, "")
@@ -271,7 +267,7 @@ def test_a_feed_may_connect_and_publish(endpoint: str) -> None:
                 item = source.receive(0.02)
     finally:
         source.close()
-    assert item == SeriesEnd(n_frames=0)
+    assert item == SeriesEnd(series="S1", n_frames=0)
 
 
 def test_hostile_messages_do_not_stop_what_follows(endpoint: str) -> None:
@@ -288,24 +284,39 @@ def test_hostile_messages_do_not_stop_what_follows(endpoint: str) -> None:
     finally:
         source.close()
     assert all(isinstance(item, FeedReject) for item in items[:-1])
-    assert items[-1] == SeriesEnd(n_frames=1)
+    assert items[-1] == SeriesEnd(series="S1", n_frames=1)
 
 
-def test_a_part_beyond_any_limit_never_reaches_us_and_the_feed_goes_on(endpoint: str) -> None:
+def test_a_part_beyond_any_limit_is_told_and_the_feed_goes_on(endpoint: str) -> None:
     source = NativeSource(endpoint, limits=FeedLimits(max_frame_bytes=1000))
     source.open(None)
-    try:
+    with NativeSender(endpoint) as sender:
+        sender.send(encode_end("S1", n_frames=1))
+        assert source.receive(10) == SeriesEnd(series="S1", n_frames=1)
+        assert source.receive(0.01) is None
+        assert source.is_connected
+        sender.send([b"x", bytes(1_000_000)])
+        item = None
+        while item is None:
+            item = source.receive(0.05)
+        assert isinstance(item, FeedReject)
+        assert item.reason == "connection_broken"
+        sender.send(encode_end("S1", n_frames=2))
+        assert source.receive(10) == SeriesEnd(series="S1", n_frames=2)
+    source.close()
+
+
+def test_a_feed_that_comes_back_is_no_broken_connection(endpoint: str) -> None:
+    source = NativeSource(endpoint)
+    source.open(None)
+    for n in range(3):
         with NativeSender(endpoint) as sender:
-            sender.send(encode_end("S1", n_frames=1))
-            assert source.receive(10) == SeriesEnd(n_frames=1)
-            sender.send([b"x", bytes(1_000_000)])
-            item = None
-            while item is None:
-                sender.send(encode_end("S1", n_frames=2))
-                item = source.receive(0.05)
-    finally:
-        source.close()
-    assert item == SeriesEnd(n_frames=2)
+            sender.send(encode_end("S1", n_frames=n))
+            assert source.receive(10) == SeriesEnd(series="S1", n_frames=n)
+        assert source.receive(0.3) is None
+        assert source.receive(0.4) is None
+        assert not source.is_connected
+    source.close()
 
 
 def test_silence_is_none_and_in_time() -> None:

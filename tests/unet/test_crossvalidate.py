@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hrtem_stream.unet.crossvalidate import crossvalidate, gridsearch
-from hrtem_stream.unet.train import Recipe
+from hrtem_stream.unet.recipe import Recipe
 from tests.unet.frames import TINY, example
 
 RECIPE = Recipe(network=TINY, n_views=16, batch=4, averaging=0.9)

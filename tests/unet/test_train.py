@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from hrtem_stream.unet.train import Progress, Recipe, learning_rate, loss, published_recipe, train
+from hrtem_stream.unet.recipe import Recipe, learning_rate, published_recipe
+from hrtem_stream.unet.train import Progress, loss, train
 from tests.unet.frames import TINY, example
 
 RECIPE = Recipe(network=TINY, n_views=48, batch=4, averaging=0.9, seed=3)

@@ -1,0 +1,39 @@
+# `make demo` and `make test` do everything on a fresh machine: no other step is needed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: demo test lint unit bench clean
+
+demo: $(VENV)/installed
+	$(BIN)/hrtem-stream demo
+
+test: $(VENV)/developed lint unit
+
+lint: $(VENV)/developed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# The processes of a pipeline want the machine for themselves, so their tests run by themselves.
+unit: $(VENV)/developed
+	$(PYTEST) -n 2 -m "not slow and not gpu and not processes"
+	$(PYTEST) -m "processes and not slow and not gpu"
+
+bench: $(VENV)/developed
+	$(BIN)/python -m bench
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed')"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/developed: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,viewers]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

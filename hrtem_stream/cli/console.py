@@ -1,0 +1,88 @@
+"""What commands share: reading values, refusing paths, printing."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hrtem_stream.errors import ArchiveError, SettingsError
+
+if TYPE_CHECKING:
+    from hrtem_stream.settings import Settings
+
+
+def settings_of(config: Path | None, flags: dict[str, Any]) -> Settings:
+    """Load the settings that a command runs with."""
+    from hrtem_stream.settings import load_settings
+
+    return load_settings(config, flags)
+
+
+def parse_values(assignments: list[str] | None) -> dict[str, Any]:
+    """Read KEY=VALUE, the value as JSON where it is, else as text."""
+    values: dict[str, Any] = {}
+    for assignment in assignments or []:
+        key, sign, text = assignment.partition("=")
+        if not sign:
+            raise SettingsError(f"--set needs KEY=VALUE, got {assignment!r}")
+        try:
+            values[key.strip()] = json.loads(text)
+        except ValueError:
+            values[key.strip()] = text
+    return values
+
+
+def require_paths(paths: list[str]) -> None:
+    """Refuse paths that do not exist."""
+    for path in paths:
+        if not absolute(path.partition("::")[0]).exists():
+            raise SettingsError(f"{path} does not exist")
+
+
+def absolute(path: str) -> Path:
+    """Make a path absolute, without following links."""
+    return Path.cwd() / Path(path).expanduser()
+
+
+def require_writable(output: Path, overwrite: bool) -> None:
+    """Refuse an output that exists or lies where nothing can be written."""
+    if output.exists() and not overwrite:
+        raise SettingsError(f"output {output} exists; --overwrite replaces it")
+    if not output.parent.is_dir() or not os.access(output.parent, os.W_OK):
+        raise SettingsError(f"output folder {output.parent} is missing or not writable")
+
+
+@contextlib.contextmanager
+def output_errors(output: Path) -> Iterator[None]:
+    """Turn a failing write into an `ArchiveError`, leaving no half file.
+
+    Raises
+    ------
+    ArchiveError
+        The file cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        output.unlink(missing_ok=True)
+        raise ArchiveError(f"{output} cannot be written: {error.strerror}") from error
+
+
+def count_methods(methods: list[str]) -> dict[str, int]:
+    """Count frames by method."""
+    return {name: methods.count(name) for name in ("unet", "bragg", "none")}
+
+
+def print_json(content: dict[str, Any]) -> None:
+    """Print one object on stdout."""
+    print(json.dumps(content, default=str))
+
+
+def say(text: str) -> None:
+    """Print a sentence on stderr."""
+    print(f"hrtem-stream: {text}", file=sys.stderr)

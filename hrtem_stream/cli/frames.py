@@ -1,0 +1,158 @@
+"""Commands on frames without the pipeline: segment, evaluate, simulate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hrtem_stream.cli.console import (
+    count_methods,
+    output_errors,
+    print_json,
+    require_paths,
+    require_writable,
+    say,
+    settings_of,
+)
+from hrtem_stream.cli.options import (
+    Json,
+    Overwrite,
+    Paths,
+    SegmenterOption,
+)
+from hrtem_stream.errors import FeedError
+
+
+def segment(
+    paths: Paths,
+    output: Annotated[Path, typer.Option(help="The .npz to write.")],
+    segmenter: SegmenterOption = "auto",
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Segment frames without the pipeline: masks, vacuum, graphene fractions, names."""
+    import numpy as np
+
+    from hrtem_stream.pipeline import make_segmenter
+    from hrtem_stream.sources.files import read_frames
+    from hrtem_stream.stages.offline import segment_frames
+
+    require_paths(paths)
+    require_writable(output, overwrite)
+    working_size = settings_of(None, {}).normalise.working_size
+    results = list(
+        segment_frames(read_frames(paths), make_segmenter(segmenter), working_size=working_size)
+    )
+    off_specimen = [result.vacuum | result.beam_off for result in results]
+    arrays: dict[str, Any] = {
+        "masks": np.stack([result.amorphous for result in results]).astype(np.uint8),
+        "vacuum": np.stack(off_specimen).astype(np.uint8),
+        "graphene_fraction": np.array([result.graphene_fraction for result in results]),
+        "names": np.array([result.header.name for result in results]),
+        "method": np.array([result.method for result in results]),
+        "fault": np.array([result.header.fault for result in results]),
+    }
+    with output_errors(output), output.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    for result in results:
+        if result.header.fault:
+            say(f"{result.header.name}: not segmented: {result.header.fault}")
+    report = {
+        "output": str(output),
+        "n_frames": len(results),
+        "methods": count_methods([result.method for result in results]),
+        "mean_graphene_fraction": float(arrays["graphene_fraction"].mean()),
+        "n_faulty": sum(bool(result.header.fault) for result in results),
+    }
+    if as_json:
+        print_json(report)
+    else:
+        print(f"{len(results)} frames segmented into {output}")
+
+
+def evaluate(
+    folder: Annotated[Path, typer.Argument(help="Folder of NAME.png with NAME_LABEL.png.")],
+    segmenter: SegmenterOption = "auto",
+    as_json: Json = False,
+) -> None:
+    """Score the segmenter against labels drawn by hand."""
+    from dataclasses import asdict
+
+    from hrtem_stream.pipeline import make_segmenter
+    from hrtem_stream.science.scores import (
+        per_image_scores,
+        pooled_scores,
+        pooled_scores_off_edge,
+    )
+    from hrtem_stream.sources.files import labelled_pairs, read_frames
+    from hrtem_stream.stages.offline import segment_frames
+
+    labelled = labelled_pairs(folder)
+    working_size = settings_of(None, {}).normalise.working_size
+    results = segment_frames(
+        read_frames([pair.image_path for pair in labelled]),
+        make_segmenter(segmenter),
+        working_size=working_size,
+    )
+    methods, pairs = [], []
+    for pair, result in zip(labelled, results, strict=True):
+        methods.append(result.method)
+        pairs.append((result.amorphous, _read_label(pair.label_path, working_size)))
+    report = {
+        **asdict(pooled_scores(pairs)),
+        "per_image": asdict(per_image_scores(pairs)),
+        "off_edge_2px": asdict(pooled_scores_off_edge(pairs, margin_px=2)),
+        "n_images": len(pairs),
+        "methods": count_methods(methods),
+    }
+    if as_json:
+        print_json(report)
+    else:
+        print_scores(report)
+
+
+def simulate(
+    output: Annotated[Path, typer.Option(help="The .npz to write: images, labels.")],
+    frames: Annotated[int, typer.Option(min=1, help="Number of frames.")] = 10,
+    size: Annotated[int, typer.Option(min=64, max=8192, help="Side of a frame in pixels.")] = 1024,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Write frames of the simulated camera with their true labels."""
+    from hrtem_stream.simulators.camera import write_simulation
+
+    require_writable(output, overwrite)
+    with output_errors(output):
+        write_simulation(output, n_frames=frames, size=size, seed=seed)
+    if as_json:
+        print_json({"output": str(output), "n_frames": frames, "size": size, "seed": seed})
+    else:
+        print(f"{frames} frames written to {output}")
+
+
+def print_scores(report: dict[str, Any]) -> None:
+    """Print the scores for people."""
+    names = ("accuracy", "balanced_accuracy", "jaccard", "f1", "precision", "recall")
+    print(f"{'':<20}{'pooled':>8}{'per image':>11}{'off edge':>10}")
+    for name in names:
+        print(
+            f"{name:<20}{report[name]:8.3f}{report['per_image'][name]:11.3f}"
+            f"{report['off_edge_2px'][name]:10.3f}"
+        )
+    print(f"{report['n_images']} images, {report['methods']}")
+
+
+def _read_label(path: Path, size: int) -> Any:
+    """Read a label as a mask at the size of the working image."""
+    import cv2
+    import numpy as np
+
+    label = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    if label is None:
+        raise FeedError(f"label {path} cannot be read")
+    if label.shape != (size, size):
+        label = cv2.resize(label, (size, size), interpolation=cv2.INTER_AREA)
+    return np.asarray(label > 127)

@@ -1,0 +1,67 @@
+"""Commands on settings and machine: config show, doctor."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hrtem_stream.cli.console import (
+    parse_values,
+    print_json,
+    settings_of,
+)
+from hrtem_stream.cli.options import (
+    Json,
+    SetOption,
+)
+
+
+def config_show(
+    config: Annotated[Path | None, typer.Argument(help="Settings file (TOML).")] = None,
+    origin: Annotated[
+        bool, typer.Option("--origin", help="Tell where each value is from.")
+    ] = False,
+    settings_values: SetOption = None,
+    as_json: Json = False,
+) -> None:
+    """Print the settings in force."""
+    from hrtem_stream.settings import flatten, origins
+
+    flags = parse_values(settings_values)
+    values = dict(flatten(settings_of(config, flags).model_dump(mode="json")))
+    found = origins(config, flags) if origin else {}
+    if as_json:
+        both = {
+            key: {"value": value, "origin": found[key]} for key, value in values.items() if found
+        }
+        print_json(both or values)
+        return
+    for key, value in values.items():
+        note = f"   # {found[key]}" if origin else ""
+        print(f"{key} = {json.dumps(value)}{note}")
+
+
+def doctor(
+    config: Annotated[Path | None, typer.Argument(help="Settings file (TOML).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check this machine and the settings before a session."""
+    from hrtem_stream.cli.doctor import examine
+
+    findings = examine(settings_of(config, {}))
+    is_ok = all(finding.is_ok for finding in findings)
+    if as_json:
+        print_json(
+            {
+                "ok": is_ok,
+                "checks": {f.check: {"ok": f.is_ok, "finding": f.text} for f in findings},
+            }
+        )
+    else:
+        for finding in findings:
+            print(f"{'ok  ' if finding.is_ok else 'BAD '} {finding.check:<16} {finding.text}")
+    if not is_ok:
+        raise typer.Exit(1)
