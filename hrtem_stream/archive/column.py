@@ -74,7 +74,6 @@ class Column:
 
     def _load_tail(self, dataset: h5py.Dataset) -> None:
         at = self.n % self._rows
-        self._tail[...] = np.zeros((), self._tail.dtype)
         if at:
             self._tail[:at] = dataset[self.n - at : self.n]
 
@@ -92,7 +91,6 @@ class Column:
             else:
                 filter_mask = 1 << (len(self._filters) - 1)
         self._write(payload, filter_mask)
-        self._tail[...] = np.zeros((), self._tail.dtype)
         self._dirty = False
 
     def _write(self, payload: Any, filter_mask: int) -> None:

@@ -75,16 +75,17 @@ class Tables:
 
     def require_shapes(self, frames: Sequence[SegmentedFrame]) -> None:
         """Refuse frames whose masks or coefficients do not fit, unless nothing was found."""
-        P, Q = self._header.working_shape
+        shape = self._header.working_shape
         for frame in frames:
-            shapes = (frame.thumbnail.shape, frame.vacuum.shape, frame.beam_off.shape)
-            fits = shapes == ((P, Q),) * 3
-            if not fits and frame.method != "none":
-                raise ArchiveError(f"row {frame.header.row}: masks must be {(P, Q)}, got {shapes}")
-            if frame.coefficients.shape != self._header.coefficients_shape and fits:
+            row = frame.header.row
+            if not _fits(frame, shape):
+                if frame.method != "none":
+                    found = (frame.thumbnail.shape, frame.vacuum.shape, frame.beam_off.shape)
+                    raise ArchiveError(f"row {row}: masks must be {shape}, got {found}")
+            elif frame.coefficients.shape != self._header.coefficients_shape:
                 raise ArchiveError(
-                    f"row {frame.header.row}: coefficients must be "
-                    f"{self._header.coefficients_shape}, got {frame.coefficients.shape}"
+                    f"row {row}: coefficients must be {self._header.coefficients_shape}, "
+                    f"got {frame.coefficients.shape}"
                 )
 
     def extend(self, frames: Sequence[Row], scores: dict[str, NDArray[Any]]) -> None:
@@ -93,14 +94,16 @@ class Tables:
         self._frame.extend(rows)
         for name, values in scores.items():
             self._scores[name].extend(values)
+        n_runs = []
         for frame, encoded in frames:
             if isinstance(encoded, SetAsideFrame):
                 self._set_aside(frame, encoded)
             else:
                 for name in ("start", "length", "value"):
                     self._runs[name].extend(getattr(encoded, name))
-            self._runs["frame_offset"].extend(np.array([self._runs["start"].n], np.uint64))
-            self._add_working_image(frame)
+            n_runs.append(self._runs["start"].n)
+        self._runs["frame_offset"].extend(np.array(n_runs, np.uint64))
+        self._add_working_images([frame for frame, _ in frames])
 
     def declare(self, loss: Loss, ordinal: int) -> None:
         """Append a loss."""
@@ -154,20 +157,29 @@ class Tables:
         self._aside["dtype"].extend(texts_of([aside.dtype], 16))
         self._aside["reason"].extend(texts_of([aside.reason], TEXT_BYTES))
 
-    def _add_working_image(self, frame: SegmentedFrame) -> None:
+    def _add_working_images(self, frames: Sequence[SegmentedFrame]) -> None:
         P, Q = self._header.working_shape
-        fits = frame.thumbnail.shape == (P, Q) == frame.vacuum.shape == frame.beam_off.shape
-        if fits:
-            self._coefficients.extend(frame.coefficients[np.newaxis])
-            self._thumbnails.extend(frame.thumbnail[np.newaxis])
-            self._vacuum.extend(np.packbits(frame.vacuum)[np.newaxis])
-            self._beam_off.extend(np.packbits(frame.beam_off)[np.newaxis])
-        else:
-            nothing = np.full((1, *self._header.coefficients_shape), np.nan, np.float32)
-            self._coefficients.extend(nothing)
-            self._thumbnails.extend(np.zeros((1, P, Q), np.uint8))
-            self._vacuum.extend(np.zeros((1, -(-P * Q // 8)), np.uint8))
-            self._beam_off.extend(np.zeros((1, -(-P * Q // 8)), np.uint8))
+        n = len(frames)
+        coefficients = np.full((n, *self._header.coefficients_shape), np.nan, np.float32)
+        vacuum, beam_off = np.zeros((2, n, -(-P * Q // 8)), np.uint8)
+        nothing = np.zeros((1, P, Q), np.uint8)
+        for i, frame in enumerate(frames):
+            # What a frame passed on without work does not have stays empty.
+            if _fits(frame, (P, Q)):
+                coefficients[i] = frame.coefficients
+                vacuum[i] = np.packbits(frame.vacuum)
+                beam_off[i] = np.packbits(frame.beam_off)
+                self._thumbnails.extend(frame.thumbnail[np.newaxis])
+            else:
+                self._thumbnails.extend(nothing)
+        self._coefficients.extend(coefficients)
+        self._vacuum.extend(vacuum)
+        self._beam_off.extend(beam_off)
+
+
+def _fits(frame: SegmentedFrame, shape: tuple[int, int]) -> bool:
+    """Tell whether masks and thumbnail have the shape of the working image."""
+    return frame.thumbnail.shape == frame.vacuum.shape == frame.beam_off.shape == shape
 
 
 def scores_of(frames: Sequence[Row], archived_ns: int) -> dict[str, NDArray[Any]]:

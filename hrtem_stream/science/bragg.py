@@ -200,6 +200,8 @@ def threshold_level(level: Image, *, noise: float, parameters: BraggParameters =
         # The cleanest part has texture as well, though the lattice shows through everywhere.
         clean = _CLEAN_OVER_NOISE * noise
     root = float(np.sqrt(clean))
+    if float(level.max()) <= parameters.high_threshold * root:
+        return np.zeros(level.shape, np.bool_)
     extent = (level > parameters.low_threshold * root).astype(np.uint8)
     n_islands, islands, statistics, _ = cv2.connectedComponentsWithStats(
         extent, connectivity=8, ltype=cv2.CV_32S
@@ -208,7 +210,7 @@ def threshold_level(level: Image, *, noise: float, parameters: BraggParameters =
     kept[islands[level > parameters.high_threshold * root]] = True
     kept &= statistics[:, cv2.CC_STAT_AREA] >= parameters.least_island_px
     kept[0] = False
-    return _fill_gaps(kept[islands], parameters.largest_gap_px)
+    return _fill_gaps(np.take(kept, islands), parameters.largest_gap_px)
 
 
 def _fill_gaps(mask: Mask, largest_px: int) -> Mask:
@@ -217,7 +219,7 @@ def _fill_gaps(mask: Mask, largest_px: int) -> Mask:
     )
     filled = statistics[:, cv2.CC_STAT_AREA] <= largest_px
     filled[0] = True
-    return np.asarray(filled[gaps])
+    return np.asarray(np.take(filled, gaps))
 
 
 def _check(image: Image) -> None:

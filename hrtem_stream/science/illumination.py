@@ -183,6 +183,8 @@ def fit_illumination(image: Image, *, degree: int = DEGREE) -> tuple[NDArray[np.
     if (off & lit).any():
         lit &= ~cv2.dilate(off.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(np.bool_)
         surface = _fit_reweighted(blocks, lit, degree)
+    if (blocks > 2.0 * _OFF_SHARE * bezier_surface(surface, shape=n_blocks)).all():
+        return surface, np.zeros(image.shape, np.bool_)
     return surface, _beam_off(image, surface, bright)
 
 

@@ -21,6 +21,8 @@ Reflections = NDArray[np.float64]
 
 BACKGROUND_PX = 17
 """Width of the neighbourhood in the spectrum that a reflection has to stand out from."""
+_APART_PX = 7
+"""Two maxima within half of this many pixels are one."""
 _HIGHEST = 0.5
 _APERTURE_REACH = 3.5
 _PADDING_PX = 32
@@ -68,19 +70,20 @@ def find_reflections(
     plane, margin = _unfold(spectrum, rows)
     smooth = cv2.GaussianBlur(plane, (0, 0), blur_px, borderType=cv2.BORDER_REFLECT_101)
     band = _band(rows, columns, margin, lowest)
-    background: Image | np.float32
+    maxima = np.flatnonzero(
+        (smooth == cv2.dilate(smooth, np.ones((_APART_PX, _APART_PX), np.uint8))) & band
+    )
     if background_px is None:
-        background = smooth[band].mean()
+        background = np.full(maxima.size, smooth[band].mean())
     else:
         window = background_px, background_px
-        background = cv2.blur(smooth, window, borderType=cv2.BORDER_REFLECT_101)
-    prominence = np.where(band, smooth / np.maximum(background, np.finfo(np.float32).tiny), 0.0)
-    highest_near = cv2.dilate(smooth, np.ones((7, 7), np.uint8))
-    found = np.flatnonzero((prominence > threshold) & (smooth == highest_near))
-    strongest = found[np.argsort(-prominence.ravel()[found], kind="stable")][: n_peaks // 2]
-    i, j = np.unravel_index(strongest, prominence.shape)
+        background = cv2.blur(smooth, window, borderType=cv2.BORDER_REFLECT_101).ravel()[maxima]
+    prominence = smooth.ravel()[maxima] / np.maximum(background, np.finfo(np.float32).tiny)
+    strongest = np.argsort(-prominence, kind="stable")[: n_peaks // 2]
+    strongest = strongest[prominence[strongest] > threshold]
+    i, j = np.unravel_index(maxima[strongest], smooth.shape)
     return np.stack(
-        [(i - rows // 2) / rows, (j - margin) / columns, prominence[i, j]], axis=1
+        [(i - rows // 2) / rows, (j - margin) / columns, prominence[strongest]], axis=1
     ).astype(np.float64)
 
 
@@ -109,7 +112,7 @@ def lattice_image(image: Image, reflections: Reflections, *, aperture: float) ->
     rows, columns = image.shape
     padded = padded_shape(rows, columns)
     apertures = np.zeros((padded[0], padded[1] // 2 + 1), np.float32)
-    _open_apertures(apertures, reflections, padded[1], aperture, _APERTURE_REACH * aperture)
+    _open_apertures(apertures, reflections, padded[1], aperture)
     spectrum = fft.rfft2(image, s=padded)
     spectrum *= apertures
     filtered = fft.irfft2(spectrum, s=padded, overwrite_x=True)[:rows, :columns]
@@ -128,21 +131,27 @@ def padded_shape(rows: int, columns: int) -> tuple[int, int]:
 
 @compiled
 def _open_apertures(
-    apertures: Image, reflections: Reflections, n_columns: int, deviation: float, reach: float
+    apertures: Image, reflections: Reflections, n_columns: int, deviation: float
 ) -> None:
     n_rows, n_half = apertures.shape
-    scale = -0.5 / (deviation * deviation)
+    high, wide = _APERTURE_REACH * deviation * n_rows, _APERTURE_REACH * deviation * n_columns
+    across = np.empty(int(2.0 * wide) + 2, np.float32)
     for k in range(reflections.shape[0]):
         for sign in (-1.0, 1.0):
             y, x = sign * reflections[k, 0] * n_rows, sign * reflections[k, 1] * n_columns
-            left = max(0, int(np.ceil(x - reach * n_columns)))
-            right = min(n_half, int(np.floor(x + reach * n_columns)) + 1)
-            for i in range(int(np.ceil(y - reach * n_rows)), int(np.floor(y + reach * n_rows)) + 1):
-                dy = (i - y) / n_rows
-                for j in range(left, right):
-                    dx = (j - x) / n_columns
-                    value = np.float32(np.exp(scale * (dy * dy + dx * dx)))
-                    apertures[i % n_rows, j] = max(apertures[i % n_rows, j], value)
+            left = max(0, int(np.ceil(x - wide)))
+            right = max(left, min(n_half, int(np.floor(x + wide)) + 1))
+            for j in range(left, right):
+                across[j - left] = np.exp(-0.5 * ((j - x) / (n_columns * deviation)) ** 2)
+            for i in range(int(np.ceil(y - high)), int(np.floor(y + high)) + 1):
+                along = np.float32(np.exp(-0.5 * ((i - y) / (n_rows * deviation)) ** 2))
+                _raise(apertures[i % n_rows, left:right], across, along)
+
+
+@compiled
+def _raise(row: Image, across: Image, along: np.float32) -> None:
+    for j in range(row.size):
+        row[j] = max(row[j], along * across[j])
 
 
 def _unfold(spectrum: Image, rows: int) -> tuple[Image, int]:

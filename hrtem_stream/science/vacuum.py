@@ -79,18 +79,19 @@ def find_vacuum(flat: Image, *, illumination: Image, beam_off: Mask) -> Mask:
     if not lit.any():
         return np.zeros_like(beam_off)
     contrast = flat - np.float32(1.0)
-    contrast[beam_off] = 0.0
+    np.copyto(contrast, 0.0, where=beam_off)
     centred = subtract_local_mean(contrast, deviation_px=_LOCAL_MEAN_PX)
-    centred[beam_off] = 0.0
+    np.copyto(centred, 0.0, where=beam_off)
     reflections = find_reflections(centred, threshold=_PEAK_THRESHOLD, n_peaks=24)
     if len(reflections) == 0 or reflections[0, 2] <= _LATTICE_THRESHOLD:
         return lit if _is_noise(centred, lit) else np.zeros_like(lit)
     lattice = lattice_image(centred, reflections, aperture=_APERTURE_PER_PX)
-    relative = illumination / np.float32(illumination[lit].mean())
+    mean = cv2.mean(illumination, mask=lit.view(np.uint8))[0]
+    relative = _coarse(illumination) / np.float32(mean)
     # What two Gaussian apertures a reflection let through of the power of white noise.
     passed = 2.0 * len(reflections) * np.pi * _APERTURE_PER_PX**2
     found = _without_lattice(
-        centred, lattice, illumination=_coarse(relative), lit=_coarse(lit) > 0.5, passed=passed
+        centred, lattice, illumination=relative, lit=_coarse(lit) > 0.5, passed=passed
     )
     found &= np.abs(blur(_coarse(contrast), deviation_px=_BLUR_PX)) < _INTENSITY_MARGIN
     vacuum = cv2.resize(found.astype(np.uint8), flat.shape[::-1], interpolation=cv2.INTER_NEAREST)
@@ -169,4 +170,4 @@ def _with_core(values: NDArray[np.uint8], core: Mask) -> Mask:
     kept = statistics[:, cv2.CC_STAT_AREA] >= _LEAST_AREA
     kept &= n_core >= _CORE_AREA_SHARE * statistics[:, cv2.CC_STAT_AREA]
     kept[0] = False
-    return np.asarray(kept[islands])
+    return np.asarray(np.take(kept, islands))

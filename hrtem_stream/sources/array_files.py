@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from hrtem_stream.sources.stack import (
 
 _MEMBER: Final = "images.npy"
 _MAX_NPY_HEADER: Final = 10_000
+_HEADER_ERRORS: Final = (EOFError, SyntaxError, TypeError, ValueError, tokenize.TokenError)
 
 
 class _Layout(NamedTuple):
@@ -130,8 +132,9 @@ def _npy_layout(file: IO[bytes], *, path: Path) -> _Layout:
             (1, 0): np.lib.format.read_array_header_1_0,
             (2, 0): np.lib.format.read_array_header_2_0,
         }[version]
-        shape, is_fortran, dtype = read(file, max_header_size=_MAX_NPY_HEADER)
-    except (ValueError, TypeError, SyntaxError, EOFError) as error:
+        with warnings.catch_warnings(action="ignore"):
+            shape, is_fortran, dtype = read(file, max_header_size=_MAX_NPY_HEADER)
+    except _HEADER_ERRORS as error:
         raise FrameError(f"cannot read {path.name}: {error}") from error
     if dtype.hasobject or dtype.kind not in "biuf":
         raise FeedError(f"{path}: must hold integers or floats, holds {dtype}")

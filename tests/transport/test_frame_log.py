@@ -166,9 +166,7 @@ def test_any_history_of_appends_acknowledgements_and_restarts_keeps_the_unacknow
         reader = FrameLogReader(path)
         found = {record.ordinal: record for record in read_log(path)[2]}
         for ordinal, pixels in kept.items():
-            stored = reader.pixels(
-                log.log_id, ordinal, found[ordinal].offset, "<u2", pixels.shape
-            )
+            stored = reader.pixels(log.log_id, ordinal, found[ordinal].offset, "<u2", pixels.shape)
             assert (stored == pixels).all()
     log.close()
 

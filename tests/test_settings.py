@@ -1,0 +1,119 @@
+"""Settings: precedence, unknown keys, values out of range, sockets that cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hrtem_stream.errors import SettingsError
+from hrtem_stream.settings import known_keys, load_settings, origins, settings_from_json
+
+CONFIG = Path(__file__).parents[1] / "config"
+
+
+def _file(folder: Path, text: str) -> Path:
+    path = folder / "settings.toml"
+    path.write_text(text)
+    return path
+
+
+def test_flag_goes_before_environment_before_file_before_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _file(tmp_path, "[segment]\nworkers = 2\nbatch_frames = 3\n[ingest]\nwindow = 17\n")
+    monkeypatch.setenv("HRTEM_SEGMENT__WORKERS", "4")
+    monkeypatch.setenv("HRTEM_INGEST__WINDOW", "18")
+    settings = load_settings(path, {"ingest.window": 19})
+    assert settings.ingest.window == 19
+    assert settings.segment.workers == 4
+    assert settings.segment.batch_frames == 3
+    assert settings.sort.flush_frames == 32
+
+
+def test_each_value_tells_where_it_comes_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _file(tmp_path, "[segment]\nbatch_frames = 3\n")
+    monkeypatch.setenv("HRTEM_SEGMENT__WORKERS", "4")
+    found = origins(path, {"ingest.window": 19})
+    assert found["ingest.window"] == "flag"
+    assert found["segment.workers"] == "environment HRTEM_SEGMENT__WORKERS"
+    assert found["segment.batch_frames"] == f"file {path}"
+    assert found["sort.flush_s"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("text", "nearest"),
+    [
+        ("[segment]\nworker = 2\n", "segment.workers"),
+        ("[segmnt]\nworkers = 2\n", "segment"),
+        ("[feed.native]\nend_point = 'x'\n", "feed.native.endpoint"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest_one(tmp_path: Path, text: str, nearest: str) -> None:
+    with pytest.raises(SettingsError, match=f"did you mean {nearest}"):
+        load_settings(_file(tmp_path, text))
+
+
+def test_an_unknown_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HRTEM_SEGMENT__WORKER", "2")
+    with pytest.raises(SettingsError, match=r"HRTEM_SEGMENT__WORKER.*segment\.workers"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"segment.workers": 0}, "greater than or equal to 1, got 0"),
+        ({"segment.workers": "many"}, "valid integer"),
+        ({"feed.replay.rate": -3.0}, "frames per second"),
+        ({"archive.codec": "gzip"}, "deflate"),
+        ({"endpoints.frames": "udp://x"}, "ipc:// or tcp://"),
+        ({"session.name": "../up"}, "pattern"),
+    ],
+)
+def test_a_value_out_of_its_range_is_named_with_the_rule(
+    flags: dict[str, object], words: str
+) -> None:
+    key = next(iter(flags))
+    with pytest.raises(SettingsError) as error:
+        load_settings(None, flags)
+    assert key in str(error.value)
+    assert words in str(error.value)
+
+
+def test_an_ipc_path_too_long_for_a_socket_is_refused_with_its_length() -> None:
+    with pytest.raises(SettingsError, match="at most 107 bytes"):
+        load_settings(None, {"session.runtime_directory": "/tmp/" + "x" * 120})
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="cannot be read"):
+        load_settings(tmp_path / "none.toml")
+    with pytest.raises(SettingsError, match="is not TOML"):
+        load_settings(_file(tmp_path, "[[["))
+
+
+def test_settings_survive_json_whatever_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = load_settings(None, {"segment.workers": 3, "feed.replay.paths": ["a", "b"]})
+    monkeypatch.setenv("HRTEM_SEGMENT__WORKERS", "9")
+    again = settings_from_json(settings.model_dump_json())
+    assert again.model_dump() == settings.model_dump()
+
+
+@pytest.mark.parametrize("name", ["laptop.toml", "live.toml"])
+def test_the_shipped_settings_are_valid(name: str) -> None:
+    load_settings(CONFIG / name)
+
+
+def test_every_setting_has_a_docstring() -> None:
+    from hrtem_stream.settings import Settings
+
+    for table in Settings.model_fields.values():
+        for name, field in table.annotation.model_fields.items():  # type: ignore[union-attr]
+            is_table = hasattr(field.annotation, "model_fields")
+            assert is_table or field.description, name
+    assert "feed.native.endpoint" in known_keys()

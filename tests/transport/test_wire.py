@@ -1,0 +1,207 @@
+"""The wire format: round trips, and a corpus of messages that must not hurt."""
+
+from __future__ import annotations
+
+import msgpack
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hrtem_stream.errors import WireError
+from hrtem_stream.messages import (
+    Calibration,
+    ControlRecord,
+    Delivery,
+    FrameHeader,
+    FrameSummary,
+    LossRange,
+    Mark,
+    NormalisedFrame,
+    RawFrame,
+    SegmentedFrame,
+    SeriesEnd,
+    SeriesStart,
+)
+from hrtem_stream.transport.wire import (
+    decode,
+    decode_record,
+    decode_summary,
+    encode,
+    encode_record,
+    encode_summary,
+    topic,
+)
+
+DELIVERY = Delivery(
+    log_id=2**62, ordinal=5, offset=640, pub=9, shard=3, floor=2, attempt=2, digest=77
+)
+HEADER = FrameHeader(
+    series="séries", series_id="abc", sequence=4, row=3, shape=(12, 10), dtype="<u2",
+    received_ns=10**18, acquired_ns=1, name="a.png", fault="", digest=77,
+)  # fmt: skip
+
+
+def _normalised(p: int, q: int, seed: int) -> NormalisedFrame:
+    rng = np.random.default_rng(seed)
+    return NormalisedFrame(
+        delivery=DELIVERY,
+        header=HEADER,
+        image=rng.standard_normal((p, q)).astype(np.float32),
+        coefficients=rng.standard_normal((3, 3)).astype(np.float32),
+        vacuum=rng.random((p, q)) < 0.5,
+        beam_off=rng.random((p, q)) < 0.5,
+        thumbnail=rng.integers(0, 256, (p, q)).astype(np.uint8),
+    )
+
+
+def _segmented(p: int, q: int, seed: int) -> SegmentedFrame:
+    frame = _normalised(p, q, seed)
+    return SegmentedFrame(
+        delivery=DELIVERY, header=HEADER, amorphous=~frame.vacuum, vacuum=frame.vacuum,
+        beam_off=frame.beam_off, coefficients=frame.coefficients, thumbnail=frame.thumbnail,
+        method="bragg", graphene_fraction=0.25, amorphous_fraction=0.5, vacuum_fraction=0.125,
+        beam_off_fraction=0.125,
+    )  # fmt: skip
+
+
+def _same(a: object, b: object) -> bool:
+    for name in type(a).__dataclass_fields__:  # type: ignore[attr-defined]
+        left, right = getattr(a, name), getattr(b, name)
+        if isinstance(left, np.ndarray):
+            if left.dtype != right.dtype or not np.array_equal(left, right):
+                return False
+        elif left != right:
+            return False
+    return type(a) is type(b)
+
+
+def _bytes(parts: list) -> list[bytes]:
+    return [bytes(part) for part in parts]
+
+
+@settings(max_examples=30, deadline=None)
+@given(p=st.integers(1, 40), q=st.integers(1, 40), seed=st.integers(0, 2**32))
+def test_frames_of_any_working_shape_survive_the_wire(p: int, q: int, seed: int) -> None:
+    for frame in (_normalised(p, q, seed), _segmented(p, q, seed)):
+        decoded = decode(_bytes(encode(frame)))
+        assert _same(frame, decoded)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Mark(delivery=DELIVERY),
+        RawFrame(delivery=DELIVERY, header=HEADER),
+        ControlRecord(delivery=DELIVERY, record=LossRange(
+            series="s", series_id="x", first=3, n_frames=2, reason="missing")),
+        ControlRecord(delivery=DELIVERY, record=SeriesEnd(series_id="x", n_frames=4)),
+        ControlRecord(delivery=DELIVERY, record=SeriesStart(
+            series="s", calibration=Calibration(pixel_size_nm=0.02), metadata={"a": "b"})),
+    ],
+)  # fmt: skip
+def test_messages_without_arrays_survive_the_wire(message: object) -> None:
+    assert decode(_bytes(encode(message))) == message
+
+
+def test_arrays_off_the_wire_are_read_only() -> None:
+    decoded = decode(_bytes(encode(_normalised(8, 8, 0))))
+    assert isinstance(decoded, NormalisedFrame)
+    for array in (decoded.image, decoded.vacuum, decoded.thumbnail):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0, 0] = 1
+
+
+def test_a_summary_survives_the_wire() -> None:
+    frame = _segmented(16, 16, 1)
+    summary = FrameSummary(
+        series="s", series_id="x", sequence=1, row=1, name="n", shape=(32, 32), method="bragg",
+        fault="", graphene_fraction=0.5, amorphous_fraction=0.5, vacuum_fraction=0.0,
+        beam_off_fraction=0.0, latency_s=0.01, thumbnail=frame.thumbnail,
+        amorphous=frame.amorphous, vacuum=frame.vacuum,
+    )  # fmt: skip
+    assert _same(summary, decode_summary(_bytes(encode_summary(summary))))
+
+
+def test_no_topic_begins_another() -> None:
+    topics = [topic(shard) for shard in range(120)]
+    assert not any(a != b and b.startswith(a) for a in topics for b in topics)
+
+
+def _changed(number: int, part: bytes) -> list[bytes]:
+    parts = _bytes(encode(_normalised(8, 8, 0)))
+    parts[number] = part
+    return parts
+
+
+def _header(**fields: object) -> bytes:
+    kind, content = msgpack.unpackb(encode_record(HEADER))
+    return msgpack.packb([kind, {**content, **fields}])
+
+
+HOSTILE = [
+    ([], "parts"),
+    ([b"", b""], "parts"),
+    (_changed(1, b""), "meta"),
+    (_changed(1, b"\xc1"), "meta"),
+    (_changed(1, b"x" * 300), "size"),
+    (_changed(1, msgpack.packb([2, 1, *range(8)])), "version"),
+    (_changed(1, msgpack.packb([1, 9, *range(8)])), "envelope"),
+    (_changed(1, msgpack.packb([1, 1, "a", *range(7)])), "envelope"),
+    (_changed(1, msgpack.packb([1, 1])), "envelope"),
+    (_changed(2, b""), "meta"),
+    (_changed(2, b"\x91" * 60_000), "meta"),
+    (_changed(2, b"\xdd\xff\xff\xff\xff"), "meta"),
+    (_changed(2, b"\xc6\xff\xff\xff\xff"), "meta"),
+    (_changed(2, b"x" * 70_000), "size"),
+    (_changed(2, msgpack.packb([9, {}])), "meta"),
+    (_changed(2, msgpack.packb([1, {}])), "meta"),
+    (_changed(2, msgpack.packb({"a": 1})), "meta"),
+    (_changed(2, _header(shape=[-1, 4])), "meta"),
+    (_changed(2, _header(shape=[2**40, 4])), "meta"),
+    (_changed(2, _header(shape="ab")), "meta"),
+    (_changed(2, _header(dtype="O")), "meta"),
+    (_changed(2, _header(dtype="<U9999999")), "meta"),
+    (_changed(2, _header(unknown=1)), "meta"),
+    (_changed(3, msgpack.packb([8, 8])), "meta"),
+    (_changed(3, msgpack.packb([8, 8, 200])), "meta"),
+    (_changed(3, msgpack.packb([0, 8, 3])), "meta"),
+    (_changed(3, msgpack.packb([2**31, 2**31, 3])), "meta"),
+    (_changed(4, b"too short"), "size"),
+    (_changed(6, b""), "size"),
+    (_bytes(encode(_normalised(8, 8, 0)))[:-1], "parts"),
+]
+
+
+@pytest.mark.parametrize(("parts", "reason"), HOSTILE)
+def test_a_hostile_message_is_refused_with_its_reason(parts: list[bytes], reason: str) -> None:
+    with pytest.raises(WireError) as error:
+        decode(parts)
+    assert error.value.reason == reason
+
+
+@settings(max_examples=200, deadline=None)
+@given(parts=st.lists(st.binary(max_size=200), max_size=9))
+def test_random_bytes_raise_nothing_but_a_wire_error(parts: list[bytes]) -> None:
+    with pytest.raises(WireError):
+        decode(parts)
+    with pytest.raises(WireError):
+        decode_summary(parts)
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_a_message_with_one_changed_byte_never_raises_anything_else(data: st.DataObject) -> None:
+    parts = [bytearray(part) for part in encode(_segmented(8, 8, 0))]
+    part = parts[data.draw(st.integers(1, len(parts) - 1))]
+    part[data.draw(st.integers(0, len(part) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        decode([bytes(part) for part in parts])
+    except WireError:
+        return
+
+
+def test_a_record_that_is_too_long_is_refused_before_it_is_read() -> None:
+    with pytest.raises(WireError) as error:
+        decode_record(b"\x92" + b"\x00" * 65_536)
+    assert error.value.reason == "size"
