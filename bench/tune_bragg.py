@@ -36,7 +36,7 @@ from hrtem_stream.science.bragg import (
     threshold_level,
 )
 from hrtem_stream.science.filters import noise_deviation
-from hrtem_stream.science.illumination import normalise_image, normalise_published
+from hrtem_stream.science.illumination import normalise_image, normalise_published, repair_defects
 from hrtem_stream.science.scores import (
     Confusion,
     confusion,
@@ -53,21 +53,22 @@ Counts = list[list[Confusion]]
 RESULT = Path(__file__).parent / "results" / "bragg_cross_validation.json"
 
 LATTICE_SPACE = {
-    "peak_threshold": (1.4, 1.5, 1.6, 1.8),
-    "aperture_per_px": (0.012, 0.0156, 0.02),
-    "local_mean_px": (10.0, 14.0, 20.0),
+    "peak_threshold": (1.5,),
+    "aperture_per_px": (0.0156, 0.02, 0.025),
+    "local_mean_px": (10.0, 14.0),
 }
 LEVEL_SPACE = {
-    "band_limit_px": (0.6, 0.7, 0.8, 0.9, 1.0),
-    "residual_blur_px": (4.0, 5.0, 6.0),
+    "band_limit_px": (0.8,),
+    "residual_blur_px": (4.0, 5.0),
 }
 THRESHOLD_SPACE = {
-    "clean_quantile": (0.05, 0.1, 0.2),
-    "high_threshold": (1.1, 1.2, 1.3, 1.4, 1.5, 1.6),
-    "low_threshold": (0.75, 0.8, 0.85, 0.9, 0.95, 1.0),
-    "least_island_px": (100, 200, 300, 450, 600),
-    "largest_gap_px": (50, 150, 300, 450, 600),
+    "clean_quantile": (0.05, 0.1),
+    "high_threshold": (1.2, 1.3, 1.4, 1.5),
+    "low_threshold": (0.75, 0.8, 0.85, 0.9),
+    "least_island_px": (200, 300, 400),
+    "largest_gap_px": (150, 300, 450),
 }
+"""The neighbourhood of what wider searches over these parameters found best."""
 PUBLISHED_SPACE = {
     "peak_threshold": (2.0, 3.0, 4.0, 6.0, 8.0),
     "mask_threshold": tuple(np.arange(0.6, 1.05, 0.025).round(3).tolist()),
@@ -123,25 +124,30 @@ def expose(frame: NDArray[np.generic], *, rng: np.random.Generator) -> NDArray[n
     return np.asarray(counts.clip(0, 65_535), np.uint16)
 
 
-def draw(space: dict[str, tuple[float, ...]], *, rng: np.random.Generator) -> dict[str, Any]:
-    return {name: values[rng.integers(len(values))] for name, values in space.items()}
+def every(space: dict[str, tuple[float, ...]]) -> list[dict[str, Any]]:
+    return [dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())]
 
 
 def candidates(n: int, *, rng: np.random.Generator) -> list[list[list[BraggParameters]]]:
-    """Draw parameters, nested so that what they share is computed once: the shipped ones first."""
-    n_lattice, n_level = max(n // 40, 1), 4
-    n_threshold = max(n // (n_lattice * n_level), 1)
-    nested: list[list[list[BraggParameters]]] = [[[DEFAULT]]]
-    for i in range(n_lattice):
-        lattice = replace(DEFAULT, **draw(LATTICE_SPACE, rng=rng)) if i else DEFAULT
-        levels = [replace(lattice, **draw(LEVEL_SPACE, rng=rng)) for _ in range(n_level)]
-        nested.append(
+    """Draw parameters, nested so that what they share is computed once: the shipped ones first.
+
+    Everything up to the thresholds is on a grid; the thresholds are drawn at random.
+    """
+    lattices, levels, thresholds = map(every, (LATTICE_SPACE, LEVEL_SPACE, THRESHOLD_SPACE))
+    n_drawn = min(n // (len(lattices) * len(levels)), len(thresholds))
+    return [
+        [[DEFAULT]],
+        *(
             [
-                [replace(level, **draw(THRESHOLD_SPACE, rng=rng)) for _ in range(n_threshold)]
+                [
+                    replace(DEFAULT, **lattice, **level, **thresholds[i])
+                    for i in rng.choice(len(thresholds), n_drawn, replace=False)
+                ]
                 for level in levels
             ]
-        )
-    return nested
+            for lattice in lattices
+        ),
+    ]
 
 
 def count_image(
@@ -226,13 +232,14 @@ def shipped(images: list[Image], labels: list[Mask]) -> dict[str, object]:
 
 def search_published(kinds: dict[str, LabelledFrames]) -> dict[str, object]:
     """Tune the published form, on the published normalisation, in the same folds."""
-    grid = [
-        dict(zip(PUBLISHED_SPACE, values, strict=True))
-        for values in itertools.product(*PUBLISHED_SPACE.values())
-    ]
+    grid = every(PUBLISHED_SPACE)
     counts = {}
     for kind, labelled in kinds.items():
-        images = [normalise_published(frame.astype(np.float32)) for frame in labelled.frames]
+        # One hot pixel would spoil the deviation of the whole image, and with it the comparison.
+        images = [
+            normalise_published(repair_defects(frame.astype(np.float32)))
+            for frame in labelled.frames
+        ]
         counts[kind] = by_candidate(
             [
                 [confusion(bragg_mask_published(image, **point), label) for point in grid]
@@ -249,7 +256,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--output", type=Path, default=RESULT)
-    parser.add_argument("--candidates", type=int, default=800)
+    parser.add_argument("--candidates", type=int, default=600)
     parser.add_argument("--seed", type=int, default=2021)
     options = parser.parse_args()
     started = time.perf_counter()

@@ -36,6 +36,7 @@ class Column:
         self._trailing: tuple[int, ...] = dataset.shape[1:]
         self._rows: int = dataset.chunks[0]
         self._filters = filters_of_dataset(dataset)
+        self._unfiltered = (1 << len(self._filters)) - 1
         self._compress = compressor_of("deflate")
         dtype = np.dtype(dataset.dtype.str)
         self._tail = np.zeros((self._rows, *self._trailing), dtype)
@@ -62,7 +63,7 @@ class Column:
         """Store the chunk in progress."""
         if self._dirty:
             self._id.set_extent((self.n, *self._trailing))
-            self._write(self._tail, (1 << len(self._filters)) - 1)
+            self._write(self._tail, self._unfiltered)
             self._dirty = False
 
     def cut(self, n: int) -> None:
@@ -79,18 +80,17 @@ class Column:
 
     def _store_full(self) -> None:
         self._id.set_extent((self.n, *self._trailing))
-        filter_mask, source = 0, self._tail.view(np.uint8).reshape(-1)
+        raw = self._tail.view(np.uint8).reshape(-1)
+        source = raw
         if len(self._shuffled):
             shuffle(self._tail.reshape(-1), out=self._shuffled)
             source = self._shuffled
-        payload: bytes | memoryview = source.data
-        if self._filters:
-            compressed = self._compress(source.data)
-            if len(compressed) < source.size:
-                payload = compressed
-            else:
-                filter_mask = 1 << (len(self._filters) - 1)
-        self._write(payload, filter_mask)
+        compressed = self._compress(source.data) if self._filters else b""
+        if self._filters and len(compressed) < raw.size:
+            self._write(compressed, 0)
+        else:
+            # Not shuffled either: HDF5 keeps the filter mask of a chunk whose size does not change.
+            self._write(raw.data, self._unfiltered)
         self._dirty = False
 
     def _write(self, payload: Any, filter_mask: int) -> None:

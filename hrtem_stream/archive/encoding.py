@@ -111,8 +111,7 @@ class FrameEncoder:
         self.chunk_shape = chunk_shape(self.shape, dtype=self.dtype)
         self._filters = filters_of(codec, self.dtype)
         self._threads = threading.local()
-        # Compiles, or loads from the cache, before the first frame waits for it.
-        self._encode(np.zeros(self.shape, self.dtype), np.ones((1, 1), np.bool_), True)
+        _compile(self.dtype)
 
     def encode(self, pixels: Pixels, amorphous: Bits) -> EncodedFrame:
         """Encode a frame and the mask of its amorphous pixels.
@@ -209,6 +208,16 @@ class _Scratch:
         if len(payload) < source.size:
             return 0, payload
         return 1 << (len(self._filters) - 1), source.tobytes()
+
+
+def _compile(dtype: np.dtype[Any]) -> None:
+    """Compile all loops for a dtype, or load them, before a frame has to wait for that."""
+    pixels = np.zeros(8, dtype)
+    start, length = runs_of_mask(np.ones((1, 1), np.bool_), shape=(1, 8))
+    value = mean_of_runs(pixels, start=start, length=length)
+    fill_runs(pixels, start=start, length=length, value=value)
+    if dtype.itemsize > 1:
+        shuffle(pixels, out=np.zeros(pixels.nbytes, np.uint8))
 
 
 def set_aside(

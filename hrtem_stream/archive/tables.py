@@ -73,19 +73,16 @@ class Tables:
         for table in self._all:
             table.flush()
 
-    def require_shapes(self, frames: Sequence[SegmentedFrame]) -> None:
+    def require_shapes(self, frames: Sequence[Row]) -> None:
         """Refuse frames whose masks or coefficients do not fit, unless nothing was found."""
-        shape = self._header.working_shape
-        for frame in frames:
-            row = frame.header.row
-            if not _fits(frame, shape):
-                if frame.method != "none":
-                    found = (frame.thumbnail.shape, frame.vacuum.shape, frame.beam_off.shape)
-                    raise ArchiveError(f"row {row}: masks must be {shape}, got {found}")
-            elif frame.coefficients.shape != self._header.coefficients_shape:
+        for frame, encoded in frames:
+            nothing = frame.method == "none" or isinstance(encoded, SetAsideFrame)
+            if not nothing and not _fits(frame, self._header):
                 raise ArchiveError(
-                    f"row {row}: coefficients must be {self._header.coefficients_shape}, "
-                    f"got {frame.coefficients.shape}"
+                    f"row {frame.header.row}: masks must be {self._header.working_shape} and "
+                    f"coefficients {self._header.coefficients_shape}, got "
+                    f"{frame.thumbnail.shape}, {frame.vacuum.shape}, {frame.beam_off.shape} and "
+                    f"{frame.coefficients.shape}"
                 )
 
     def extend(self, frames: Sequence[Row], scores: dict[str, NDArray[Any]]) -> None:
@@ -165,7 +162,7 @@ class Tables:
         nothing = np.zeros((1, P, Q), np.uint8)
         for i, frame in enumerate(frames):
             # What a frame passed on without work does not have stays empty.
-            if _fits(frame, (P, Q)):
+            if _fits(frame, self._header):
                 coefficients[i] = frame.coefficients
                 vacuum[i] = np.packbits(frame.vacuum)
                 beam_off[i] = np.packbits(frame.beam_off)
@@ -177,9 +174,13 @@ class Tables:
         self._beam_off.extend(beam_off)
 
 
-def _fits(frame: SegmentedFrame, shape: tuple[int, int]) -> bool:
-    """Tell whether masks and thumbnail have the shape of the working image."""
-    return frame.thumbnail.shape == frame.vacuum.shape == frame.beam_off.shape == shape
+def _fits(frame: SegmentedFrame, header: ArchiveHeader) -> bool:
+    """Tell whether masks, thumbnail and coefficients have the shapes of the tables."""
+    masks = (frame.thumbnail.shape, frame.vacuum.shape, frame.beam_off.shape)
+    return (
+        masks == (header.working_shape,) * 3
+        and frame.coefficients.shape == header.coefficients_shape
+    )
 
 
 def scores_of(frames: Sequence[Row], archived_ns: int) -> dict[str, NDArray[Any]]:

@@ -454,7 +454,7 @@ class ArchiveWriter:
                     f"{self.path.name}: frame in row {row} must be {self.header.shape} "
                     f"{self.header.dtype}, got {frame.header.shape} {frame.header.dtype}"
                 )
-        self._tables.require_shapes([frame for frame, _ in frames])
+        self._tables.require_shapes(frames)
 
     @contextlib.contextmanager
     def _writing(self, *, fatal: bool = False) -> Iterator[None]:

@@ -47,29 +47,32 @@ class BraggParameters:
     """Least prominence of the strongest reflection; below it there is no lattice at all."""
     n_peaks: int = 24
     """At most so many reflections, counted on both sides of the spectrum."""
-    aperture_per_px: float = 0.0156
+    aperture_per_px: float = 0.02
     """Deviation of the Gaussian apertures, in 1/px."""
     spectrum_blur_px: float = 2.0
     """Deviation of the Gaussian that smooths the spectrum, in its pixels."""
-    local_mean_px: float = 14.0
+    local_mean_px: float = 10.0
     """Deviation of the Gaussian that makes the local mean."""
     band_limit_px: float = 0.8
     """Deviation of the Gaussian that limits the band of the residual."""
-    residual_blur_px: float = 5.0
+    residual_blur_px: float = 4.0
     """Deviation of the Gaussian that averages the residual."""
-    clean_quantile: float = 0.1
+    clean_quantile: float = 0.05
     """E₀ is this quantile of E."""
-    high_threshold: float = 1.3
+    high_threshold: float = 1.4
     """M_thresh: an island holds a pixel where E exceeds this times the root of E₀."""
-    low_threshold: float = 0.9
+    low_threshold: float = 0.8
     """An island extends to where E falls below this times the root of E₀."""
-    least_island_px: int = 300
+    least_island_px: int = 400
     """Area of the smallest island that is kept, in pixels."""
-    largest_gap_px: int = 150
+    largest_gap_px: int = 450
     """Area of the largest gap in an island that is filled, in pixels."""
 
 
 DEFAULT = BraggParameters()
+
+_LEAST_CLEAN = 0.05
+"""No E₀ is taken to be lower: without any noise it would be the error of I_B near the border."""
 
 _TEXTURE_LEVEL = 0.27
 _TEXTURE_OVER_NOISE = 0.6
@@ -199,7 +202,7 @@ def threshold_level(level: Image, *, noise: float, parameters: BraggParameters =
     if clean > _TEXTURE_LEVEL and clean > _TEXTURE_OVER_NOISE * noise:
         # The cleanest part has texture as well, though the lattice shows through everywhere.
         clean = _CLEAN_OVER_NOISE * noise
-    root = float(np.sqrt(clean))
+    root = float(np.sqrt(max(clean, _LEAST_CLEAN)))
     if float(level.max()) <= parameters.high_threshold * root:
         return np.zeros(level.shape, np.bool_)
     extent = (level > parameters.low_threshold * root).astype(np.uint8)

@@ -126,13 +126,17 @@ def normalise_published(image: Image, *, degree: int = 2) -> Image:
 def repair_defects(image: Image) -> Image:
     """Replace hot and dead pixels by the median of their 3x3 neighbourhood.
 
-    A defect differs from that median by more than ten robust deviations; no lattice does.
+    A defect differs from that median by more than ten robust deviations, taken where there is
+    light; no lattice does.
     """
     median = cv2.medianBlur(np.ascontiguousarray(image, np.float32), 3)
     difference = np.abs(image - median)
-    # The median deviation of a sixteenth of the pixels is as good, and costs nothing.
-    limit = _HOT_DEVIATIONS * 1.4826 * float(np.median(difference[::4, ::4]))
-    limit = max(limit, 1e-3 * float(np.abs(median[::4, ::4]).mean()))
+    # The median deviation of a sixteenth of the pixels is as good, and costs nothing; the dark
+    # outside of the beam says nothing of the deviation within.
+    level = median[::4, ::4]
+    lit = level > 0.5 * float(level.mean())
+    deviation = 1.4826 * float(np.median(difference[::4, ::4][lit])) if lit.any() else 0.0
+    limit = max(_HOT_DEVIATIONS * deviation, 1e-3 * float(np.abs(level).mean()))
     repaired: Image = np.where(difference > limit, median, image).astype(np.float32, copy=False)
     return repaired
 
@@ -277,4 +281,6 @@ def _beam_off(image: Image, surface: NDArray[np.float64], bright: float) -> Mask
     smooth = cv2.blur(image, (5, 5))
     expected = illumination_surface(surface, shape=image.shape)
     limit = np.maximum(_OFF_SHARE * expected, np.float32(0.1 * _OFF_SHARE * bright))
-    return np.asarray(smooth < limit)
+    off = (smooth < limit).astype(np.uint8)
+    # The pixels along the edge of the beam are lit in part.
+    return np.asarray(cv2.dilate(off, np.ones((5, 5), np.uint8)), np.bool_)

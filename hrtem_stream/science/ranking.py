@@ -45,7 +45,7 @@ class LiveRanking:
     """A ranking that takes one frame at a time and can be read at any moment.
 
     Frames lie in sorted blocks of bounded length: adding one costs a search among the blocks and
-    a shift within one of them, a microsecond or two at a million frames; the best n cost n.
+    a shift within one of them, some microseconds at a million frames; the best n cost n.
     """
 
     _BLOCK = 1024

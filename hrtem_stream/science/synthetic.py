@@ -18,8 +18,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Float = NDArray[np.float32]
-Bytes = NDArray[np.uint8]
+from hrtem_stream.science.synthetic_specimen import (
+    EDGE_LEVEL,
+    NM_PER_LEVEL,
+    Bytes,
+    Float,
+    draw_lattice,
+    draw_texture,
+    make_scenes,
+)
 
 GRAPHENE: Final = 0
 AMORPHOUS: Final = 1
@@ -29,17 +36,13 @@ BEAM_OFF: Final = 3
 FIELD_OF_VIEW_NM: Final = 11.5
 """Of the shorter side: reduced to 256 pixels, the lattice rows are 4.7 pixels apart."""
 FRAMES_PER_FIELD: Final = 5
-COUNTS_PER_ELECTRON: Final = 8.0
+MAX_COUNTS_PER_ELECTRON: Final = 8.0
 
-_ROW_SPACING_NM: Final = 0.2131
-"""Of the {100} rows, for a lattice constant of 0.2461 nm."""
+_FULL_SCALE: Final = 30_000
+"""Counts where the beam is brightest, at most: the gain is lowered where pixels are large."""
 _LAYER_SPACING_NM: Final = 0.34
-_N_SCENES: Final = 24
 _MAX_MAP_SIDE: Final = 640
-_NM_PER_LEVEL: Final = 6.0 / 255
-_EDGE_LEVEL: Final = 64
-"""Distances lie in 256 levels, from 1.5 nm outside an edge to 4.5 nm inside."""
-_DISTANCE_NM: Final = (np.arange(256, dtype=np.float32) - _EDGE_LEVEL) * np.float32(_NM_PER_LEVEL)
+_DISTANCE_NM: Final = (np.arange(256, dtype=np.float32) - EDGE_LEVEL) * np.float32(NM_PER_LEVEL)
 
 
 class SyntheticFrame(NamedTuple):
@@ -80,17 +83,19 @@ class SyntheticSeries:
         self.shape = shape
         self.pixel_size_nm = FIELD_OF_VIEW_NM / min(shape)
         self.dose_e_per_nm2 = dose_e_per_nm2
+        electrons = dose_e_per_nm2 * self.pixel_size_nm**2
+        self.counts_per_electron = min(MAX_COUNTS_PER_ELECTRON, _FULL_SCALE / electrons)
         self._seed = seed
         self._margin = min(shape) // 4
         side = max(shape) + self._margin
         self._step = -(-side // _MAX_MAP_SIDE)
         rng = np.random.default_rng([seed, 0])
         canvas = (shape[0] + self._margin, shape[1] + self._margin)
-        self._lattice = _lattice(canvas, pixel_size_nm=self.pixel_size_nm, rng=rng)
-        self._texture = _texture(canvas, pixel_size_nm=self.pixel_size_nm, rng=rng)
+        self._lattice = draw_lattice(canvas, pixel_size_nm=self.pixel_size_nm, rng=rng)
+        self._texture = draw_texture(canvas, pixel_size_nm=self.pixel_size_nm, rng=rng)
         self._noise = rng.standard_normal(canvas, dtype=np.float32)
         maps = (-(-canvas[0] // self._step) + 1, -(-canvas[1] // self._step) + 1)
-        self._scenes = _scenes(maps, pixel_size_nm=self.pixel_size_nm * self._step, rng=rng)
+        self._scenes = make_scenes(maps, pixel_size_nm=self.pixel_size_nm * self._step, rng=rng)
         self._hot = rng.integers(0, shape[0] * shape[1], max(2, shape[0] * shape[1] // 50_000))
         self._hot_counts = rng.integers(0, 60_000, self._hot.size).astype(np.uint16)
         self._quadrants = rng.normal(1, 0.004, (2, 2)).astype(np.float32)
@@ -177,8 +182,8 @@ class SyntheticSeries:
         np.maximum(intensity, 0, out=intensity)
         counts: Float = cv2.sqrt(intensity)
         counts *= noise[:: flips[0], :: flips[1]]
-        counts *= np.float32(flips[2] * COUNTS_PER_ELECTRON)
-        intensity *= np.float32(COUNTS_PER_ELECTRON)
+        counts *= np.float32(flips[2] * self.counts_per_electron)
+        intensity *= np.float32(self.counts_per_electron)
         counts += intensity
         counts += np.float32(0.5)
         np.clip(counts, 0, 65535, out=counts)
@@ -208,11 +213,6 @@ class _View:
     beam_stretch: float
     aperture_radius: float
     """In units of the shorter side; 0: the beam is wider than the frame."""
-
-
-class _Scene(NamedTuple):
-    islands: Bytes
-    holes: Bytes | None
 
 
 class _Tables(NamedTuple):
@@ -272,157 +272,5 @@ def _with_holes(
     changed += cv2.LUT(holes, rim)
     is_island = labels == AMORPHOUS
     np.copyto(changed, contrast, where=is_island)
-    is_hole = (holes > _EDGE_LEVEL) & ~is_island
+    is_hole = (holes > EDGE_LEVEL) & ~is_island
     return changed, np.where(is_hole, np.uint8(VACUUM), labels)
-
-
-def _lattice(shape: tuple[int, int], *, pixel_size_nm: float, rng: np.random.Generator) -> Float:
-    """Draw graphene of one to four grains with mean 0 and deviation 1."""
-    rows = (np.arange(shape[0], dtype=np.float32) * np.float32(pixel_size_nm))[:, None]
-    columns = np.arange(shape[1], dtype=np.float32) * np.float32(pixel_size_nm)
-    extent = np.array(shape) * pixel_size_nm
-    wave = _smooth_field(shape, pixel_size_nm=pixel_size_nm, length_nm=0.8, rng=rng)
-    drawn = np.zeros(shape, np.float32)
-    nearest = np.full(shape, np.inf, np.float32)
-    gap = np.full(shape, np.inf, np.float32)
-    amplitudes = rng.uniform(0.75, 1.25, 3)
-    for _ in range(int(rng.integers(2, 5))):
-        centre = rng.uniform(0, 1, 2) * extent
-        distance = np.hypot(rows - np.float32(centre[0]), columns - np.float32(centre[1]))
-        distance += np.float32(0.15) * wave
-        grain = _honeycomb(rows, columns, amplitudes=amplitudes, rng=rng)
-        gap = np.minimum(np.abs(distance - nearest), np.where(distance < nearest, np.inf, gap))
-        np.copyto(drawn, grain, where=distance < nearest)
-        np.minimum(nearest, distance, out=nearest)
-    drawn *= 1 - np.float32(0.4) * np.exp(-((gap / np.float32(0.25)) ** 2))
-    drawn /= drawn.std()
-    for centre in _adatoms(extent, rng=rng):
-        _add_dot(drawn, centre / pixel_size_nm, radius_px=0.07 / pixel_size_nm)
-    return _blurred(drawn)
-
-
-def _honeycomb(
-    rows: Float, columns: Float, *, amplitudes: NDArray[np.float64], rng: np.random.Generator
-) -> Float:
-    """Sum the first two orders of reflections; atoms are bright."""
-    turn = rng.uniform(0, np.pi / 3)
-    shift = rng.uniform(0, 1, 2)
-    wave = np.zeros(np.broadcast_shapes(rows.shape, columns.shape), np.float32)
-    for order, weight in ((1.0, -1.0), (np.sqrt(3), 0.35)):
-        for k in range(3):
-            angle = turn + k * np.pi / 3 + (0 if order == 1 else np.pi / 6)
-            g = order / _ROW_SPACING_NM * np.array([np.sin(angle), np.cos(angle)])
-            along_rows = (2 * np.pi * g[0] * (rows - shift[0])).astype(np.float32)
-            along_columns = (2 * np.pi * g[1] * (columns - shift[1])).astype(np.float32)
-            # cos(a + b), so that only two short vectors need a cosine.
-            term = np.cos(along_rows) * np.cos(along_columns)
-            term -= np.sin(along_rows) * np.sin(along_columns)
-            wave += np.float32(weight * amplitudes[k]) * term
-    return wave
-
-
-def _adatoms(extent: NDArray[np.float64], *, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Place a few strings of single atoms, which are no contaminant to anybody."""
-    strings = []
-    for _ in range(5):
-        steps = rng.normal(0, 0.25, (int(rng.integers(1, 7)), 2))
-        strings.append(rng.uniform(0, 1, 2) * extent + np.cumsum(steps, axis=0))
-    return np.concatenate(strings)
-
-
-def _add_dot(canvas: Float, centre: NDArray[np.float64], *, radius_px: float) -> None:
-    reach = int(np.ceil(3 * radius_px))
-    top, left = (max(0, int(c) - reach) for c in centre)
-    window = canvas[top : int(centre[0]) + reach + 1, left : int(centre[1]) + reach + 1]
-    if window.size:
-        rows = np.arange(window.shape[0])[:, None] + top - centre[0]
-        columns = np.arange(window.shape[1]) + left - centre[1]
-        window += (2.5 * np.exp(-(rows**2 + columns**2) / (2 * radius_px**2))).astype(np.float32)
-
-
-def _texture(shape: tuple[int, int], *, pixel_size_nm: float, rng: np.random.Generator) -> Float:
-    """Draw amorphous carbon: worms and grains coarser than the lattice, of uneven thickness."""
-    worms = _ring_field(shape, pixel_size_nm=pixel_size_nm, period_nm=0.37, rng=rng)
-    grains = _ring_field(shape, pixel_size_nm=pixel_size_nm, period_nm=0.28, rng=rng)
-    thickness = _smooth_field(shape, pixel_size_nm=pixel_size_nm, length_nm=0.6, rng=rng)
-    texture = (np.tanh(1.5 * worms) + np.float32(0.5) * grains) * np.exp(0.3 * thickness)
-    texture /= texture.std()
-    return _blurred(texture)
-
-
-def _scenes(
-    shape: tuple[int, int], *, pixel_size_nm: float, rng: np.random.Generator
-) -> list[_Scene]:
-    """Make maps of islands, from none to 70 % of the area, some with holes between them."""
-    coverages = 0.7 * np.linspace(0, 1, _N_SCENES) ** 1.3
-    coverages[:3] = 0
-    scenes = []
-    for coverage in coverages:
-        height = np.zeros(shape, np.float32)
-        for weight, length_nm in ((1.0, 1.3), (0.3, 0.45), (0.05, 0.15)):
-            height += np.float32(weight) * _smooth_field(
-                shape, pixel_size_nm=pixel_size_nm, length_nm=length_nm, rng=rng
-            )
-        holes = None
-        if rng.random() < 0.3:
-            round_holes = _smooth_field(shape, pixel_size_nm=pixel_size_nm, length_nm=1.2, rng=rng)
-            part = float(rng.uniform(0.03, 0.15))
-            holes = _levels(round_holes, part=part, pixel_size_nm=pixel_size_nm)
-        islands = _levels(height, part=float(coverage), pixel_size_nm=pixel_size_nm)
-        scenes.append(_Scene(islands, holes))
-    return scenes
-
-
-def _levels(height: Float, *, part: float, pixel_size_nm: float) -> Bytes:
-    """Return the distance to the edge of the highest `part` of a map, in levels."""
-    if part <= 0:
-        return np.zeros(height.shape, np.uint8)
-    is_inside = (height > np.quantile(height, 1 - part)).astype(np.uint8)
-    inwards = cv2.distanceTransform(is_inside, cv2.DIST_L2, cv2.DIST_MASK_5)
-    outwards = cv2.distanceTransform(1 - is_inside, cv2.DIST_L2, cv2.DIST_MASK_5)
-    distance_px = cv2.GaussianBlur(inwards - outwards, (0, 0), 1.0)
-    levels = distance_px * (pixel_size_nm / _NM_PER_LEVEL) + _EDGE_LEVEL
-    rounded: Bytes = np.clip(np.rint(levels), 0, 255).astype(np.uint8)
-    return rounded
-
-
-def _smooth_field(
-    shape: tuple[int, int], *, pixel_size_nm: float, length_nm: float, rng: np.random.Generator
-) -> Float:
-    """Return white noise smoothed over a length, with mean 0 and deviation 1.
-
-    It is made on a grid of half that length and enlarged.
-    """
-    spacing_px = max(1.0, length_nm / 2 / pixel_size_nm)
-    coarse = rng.standard_normal([int(side / spacing_px) + 16 for side in shape], dtype=np.float32)
-    coarse = cv2.GaussianBlur(coarse, (0, 0), length_nm / pixel_size_nm / spacing_px)[7:-7, 7:-7]
-    return _standardised(cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_CUBIC))
-
-
-def _ring_field(
-    shape: tuple[int, int], *, pixel_size_nm: float, period_nm: float, rng: np.random.Generator
-) -> Float:
-    """Return noise of one dominant period, with mean 0 and deviation 1.
-
-    It is made on a grid of an eighth of that period, of a size that transforms fast, and enlarged.
-    """
-    spacing_px = max(1.0, period_nm / 8 / pixel_size_nm)
-    rows, columns = (64 * (int(side / spacing_px) // 64 + 1) for side in shape)
-    spectrum = np.fft.rfft2(rng.standard_normal((rows, columns), dtype=np.float32))
-    g = np.hypot(np.fft.fftfreq(rows)[:, None], np.fft.rfftfreq(columns))
-    period_px = period_nm / pixel_size_nm / spacing_px
-    spectrum *= np.exp(-0.5 * ((g * period_px - 1) / 0.22) ** 2)
-    coarse = np.fft.irfft2(spectrum, s=(rows, columns)).astype(np.float32)
-    coarse = coarse[: int(shape[0] / spacing_px) + 1, : int(shape[1] / spacing_px) + 1]
-    return _standardised(cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_CUBIC))
-
-
-def _standardised(field: Float) -> Float:
-    centred = field - field.mean()
-    return np.asarray(centred / centred.std())
-
-
-def _blurred(canvas: Float) -> Float:
-    """Apply the modulation transfer of the detector, which does not blur the noise."""
-    blurred: Float = cv2.GaussianBlur(canvas, (0, 0), 0.6)
-    return blurred

@@ -1,21 +1,21 @@
 """A sender of the native feed, for tests and as the example of the wire format.
 
-The same in plain pyzmq, for a camera script:
+The same in plain pyzmq, for a camera script. The two `with` matter: leaving them waits until the
+last frame is taken, whereas a script that merely ends loses what still waits in its socket.
 
     import msgpack, numpy, zmq
 
-    feed = zmq.Context.instance().socket(zmq.PUSH)
-    feed.bind("tcp://127.0.0.1:5555")
-
-    def send(header, *pixels):
+    def send(feed, header, *pixels):
         feed.send_multipart([msgpack.packb({"version": 1, "series": "S1", **header}), *pixels])
 
-    send({"type": "start", "n_frames": 10, "pixel_size_nm": 0.02})
-    for n in range(10):
-        image = numpy.random.poisson(100, (1024, 1024)).astype("<u2")
-        header = {"type": "frame", "sequence": n, "shape": image.shape, "dtype": "<u2"}
-        send(header, image.tobytes())
-    send({"type": "end", "n_frames": 10})
+    with zmq.Context() as context, context.socket(zmq.PUSH) as feed:
+        feed.bind("tcp://127.0.0.1:5555")
+        send(feed, {"type": "start", "n_frames": 10, "pixel_size_nm": 0.02})
+        for n in range(10):
+            image = numpy.random.poisson(100, (1024, 1024)).astype("<u2")
+            header = {"type": "frame", "sequence": n, "shape": image.shape, "dtype": "<u2"}
+            send(feed, header, image.tobytes())
+        send(feed, {"type": "end", "n_frames": 10})
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ class NativeSender:
             How long `close` waits for messages not yet taken, in seconds.
         """
         kind = zmq.PUSH if pattern == "push" else zmq.PUB
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(kind)
+        self._context = zmq.Context()
+        self._socket: zmq.Socket[bytes] = self._context.socket(kind)
         self._socket.setsockopt(zmq.SNDHWM, n_buffered)
         self._socket.setsockopt(zmq.LINGER, round(linger_s * 1000))
         if bind:
@@ -111,8 +112,12 @@ class NativeSender:
         self.send(encode_end(series, n_frames=len(images)))
 
     def close(self) -> None:
-        """Close the socket once all is taken, or `linger_s` has passed."""
+        """Return once all is taken, or `linger_s` has passed.
+
+        Closing the socket alone leaves the messages to a thread that dies with the process.
+        """
         self._socket.close()
+        self._context.term()
 
     def __enter__(self) -> NativeSender:
         """Return the sender."""

@@ -104,8 +104,10 @@ def mrc_stack(path: Path) -> FrameStack:
     try:
         with warnings.catch_warnings(action="ignore"):
             mrc = mrcfile.open(path, header_only=True, permissive=True)
-        with mrc:
+        with mrc, np.errstate(all="ignore"):
             header = mrc.header
+            if not bytes(header.map).startswith(b"MAP"):
+                raise FrameError(f"cannot read {path.name}: it is no MRC")
             dtype = mrcfile.utils.data_dtype_from_header(header)
             shape = tuple(int(header[axis]) for axis in ("nz", "ny", "nx"))
             offset = 1024 + int(header.nsymbt)

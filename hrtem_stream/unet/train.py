@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from hrtem_stream.unet.architecture import build
 from hrtem_stream.unet.augment import REAL, SIMULATED, View, augment, plain
 from hrtem_stream.unet.dataset import Example
+from hrtem_stream.unet.inference import best_precision
 from hrtem_stream.unet.recipe import Recipe, learning_rate
 
 logger = logging.getLogger(__name__)
@@ -195,7 +196,8 @@ def _step(
     for group in state.optimiser.param_groups:
         group["lr"] = rate
     images, amorphous, weight = (tensor.to(state.device) for tensor in _stacked(views))
-    with torch.autocast(torch.device(state.device).type, torch.bfloat16):
+    coarse = best_precision(state.device) == torch.bfloat16
+    with torch.autocast(torch.device(state.device).type, torch.bfloat16, enabled=coarse):
         log_odds = run(images)
     value = loss(log_odds.float(), amorphous, weight, dice=recipe.dice)
     state.optimiser.zero_grad(set_to_none=True)

@@ -74,5 +74,5 @@ def test_a_frame_among_very_many_is_added_in_microseconds() -> None:
     started = time.perf_counter()
     for row, fraction in enumerate(fractions[:1000]):
         live.insert(100_000 + row, fraction)
-    # Two microseconds on a quiet machine; a list sorted anew would take a hundred times the bound.
+    # A few microseconds on a quiet machine; sorting anew would take a hundred times the bound.
     assert (time.perf_counter() - started) / 1000 < 200e-6

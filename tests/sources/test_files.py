@@ -142,7 +142,9 @@ def test_an_mrc_of_one_angstrom_states_no_pixel_size(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("compression", [None, "zlib"])
 def test_a_tiff_gives_its_pages(tmp_path: Path, compression: str | None) -> None:
-    tifffile.imwrite(tmp_path / "a.tif", ramp(3, 40, 50), compression=compression)
+    tifffile.imwrite(
+        tmp_path / "a.tif", ramp(3, 40, 50), compression=compression, photometric="minisblack"
+    )
     assert_frames(read(tmp_path / "a.tif"), ramp(3, 40, 50), ["a[0]", "a[1]", "a[2]"])
 
 

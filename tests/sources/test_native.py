@@ -1,9 +1,9 @@
 from __future__ import annotations
 
+import tempfile
 import threading
 import tracemalloc
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -202,11 +202,10 @@ def test_the_hostile_corpus_allocates_next_to_nothing() -> None:
 
 
 @pytest.fixture
-def endpoint(tmp_path: Path) -> Iterator[str]:
-    # Socket paths have at most 107 characters.
-    short = Path("/tmp") / f"hrtem-{abs(hash(tmp_path)):x}"
-    yield f"ipc://{short}"
-    short.unlink(missing_ok=True)
+def endpoint() -> Iterator[str]:
+    # Not below tmp_path: socket paths have at most 107 characters.
+    with tempfile.TemporaryDirectory() as folder:
+        yield f"ipc://{folder}/feed"
 
 
 def drain(source: NativeSource, n_items: int) -> list[FeedItem]:

@@ -1,0 +1,71 @@
+"""Running `hrtem-stream` as a user would."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+COMMAND = [sys.executable, "-m", "hrtem_stream"]
+TIMEOUT_S = 150
+
+
+def call(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=TIMEOUT_S,
+        cwd=cwd, check=False,
+    )  # fmt: skip
+
+
+def call_json(*arguments: object, code: int = 0) -> dict[str, Any]:
+    """Run a command with --json, check its exit code, and give the one object on stdout."""
+    done = call(*arguments, "--json")
+    assert done.returncode == code, f"exit {done.returncode}: {done.stderr[-3000:]}"
+    content: dict[str, Any] = json.loads(done.stdout)
+    return content
+
+
+class Session:
+    """A session that runs while a test does something to it."""
+
+    def __init__(self, *arguments: object) -> None:
+        self.process = subprocess.Popen(
+            [*COMMAND, *map(str, arguments)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def children(self) -> dict[str, psutil.Process]:
+        """Give the stage processes by name, such as segment-0."""
+        found = {}
+        for child in psutil.Process(self.process.pid).children():
+            try:
+                words = child.cmdline()
+            except psutil.Error:
+                continue
+            if "hrtem_stream.pipeline" in words:
+                at = words.index("hrtem_stream.pipeline")
+                name, index = words[at + 1], words[at + 2]
+                found[f"{name}-{index}" if name == "segment" else name] = child
+        return found
+
+    def wait_for(self, is_so: Callable[[], bool], timeout_s: float = 60.0) -> None:
+        """Wait until something is so, while the session runs."""
+        deadline = time.monotonic() + timeout_s
+        while not is_so():
+            if self.process.poll() is not None:
+                raise AssertionError(f"the session ended: {self.process.communicate()[1][-3000:]}")
+            assert time.monotonic() < deadline, "it never was so"
+            time.sleep(0.02)
+
+    def finish(self, *, code: int = 0) -> tuple[str, str]:
+        """Wait for the end, check the exit code, and give stdout and stderr."""
+        out, err = self.process.communicate(timeout=TIMEOUT_S)
+        assert self.process.returncode == code, f"exit {self.process.returncode}: {err[-3000:]}"
+        return out, err

@@ -1,0 +1,345 @@
+"""Processes that are killed, feeds that lose frames, users that press Ctrl-C, disks that fill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import h5py
+import msgpack
+import numpy as np
+import pytest
+import zmq
+
+from hrtem_stream import open_archive
+from tests.end_to_end.command import Session, call, call_json
+
+pytestmark = pytest.mark.processes
+
+
+N_REPEATS = 30
+
+
+@pytest.fixture(scope="module")
+def undisturbed(frames: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Archive of a replay in which nothing was killed."""
+    path = tmp_path_factory.mktemp("undisturbed") / "undisturbed.nxs"
+    call_json("replay", frames, "--output", path, "--repeat", N_REPEATS)
+    return path
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("frames") / "frames.npz"
+    assert call("simulate", "--frames", 10, "--size", 256, "--output", path).returncode == 0
+    return path
+
+
+def _digests(path: Path) -> dict[str, list]:
+    with open_archive(path) as archive:
+        scores = archive.scores
+        masks = [archive.mask(row).tobytes() for row in range(len(archive))]
+        names = ("sequence", "digest", "stored_digest", "rank", "graphene_fraction")
+        return {name: scores[name].tolist() for name in names} | {"masks": masks}
+
+
+@pytest.mark.parametrize(
+    "victims", [["segment-0"], ["normalise"], ["sort"], ["ingest"], ["segment-1", "sort"]]
+)
+def test_a_killed_stage_costs_no_frame(
+    frames: Path, undisturbed: Path, tmp_path: Path, victims: list[str]
+) -> None:
+    output = tmp_path / "out.nxs"
+    session = Session(
+        "replay",
+        frames,
+        "--output",
+        output,
+        "--repeat",
+        N_REPEATS,
+        "--rate",
+        60,
+        "--workers",
+        2,
+        "--json",
+    )
+    for _ in range(2):
+        session.wait_for(lambda: Path(f"{output}.part").exists())
+        time.sleep(1.0)
+        for victim in victims:
+            if victim in session.children():
+                session.children()[victim].kill()
+    report = json.loads(session.finish()[0])
+    assert (report["received"], report["archived"], report["lost"]) == (
+        10 * N_REPEATS,
+        10 * N_REPEATS,
+        0,
+    )
+    assert call_json("verify", output)["ok"]
+    assert _digests(output) == _digests(undisturbed)
+
+
+def test_ctrl_c_drains_and_closes_the_file(frames: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.nxs"
+    session = Session(
+        "replay", frames, "--output", output, "--repeat", 100_000, "--rate", 100, "--json"
+    )
+    session.wait_for(lambda: Path(f"{output}.part").exists())
+    time.sleep(1.0)
+    session.process.send_signal(signal.SIGINT)
+    report = json.loads(session.finish()[0])
+    assert report["received"] == report["archived"] > 0
+    assert report["lost"] == 0
+    assert report["end_reason"] == "stopped by the user"
+    assert call_json("verify", output)["ok"]
+
+
+def test_a_second_ctrl_c_leaves_a_file_that_opens_and_can_be_recovered(
+    frames: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.nxs"
+    part = Path(f"{output}.part")
+    session = Session(
+        "replay", frames, "--output", output, "--repeat", 100_000, "--rate", 100, "--json"
+    )
+    session.wait_for(lambda: part.exists())
+    time.sleep(1.0)
+    stopped = session.children()["normalise"]
+    stopped.suspend()
+    session.process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    session.process.send_signal(signal.SIGINT)
+    session.finish(code=1)
+    with h5py.File(part) as file:
+        n_frames = len(file["entry/images/image"])
+    recovered = call_json("recover", part)
+    assert recovered["archived"] == n_frames > 0
+    assert call_json("verify", output)["ok"]
+
+
+def test_nothing_is_left_behind_in_shared_memory_or_among_processes(
+    frames: Path, tmp_path: Path
+) -> None:
+    session = Session("replay", frames, "--output", tmp_path / "out.nxs", "--repeat", 20, "--json")
+    session.finish()
+    name = f"replay-{session.process.pid}"
+    assert not Path(f"/dev/shm/hrtem-{os.getuid()}-{name}").exists()
+    assert not (Path(f"/tmp/hrtem-{os.getuid()}") / name).exists()
+
+
+class Camera:
+    """A feed that a test writes message by message."""
+
+    def __init__(self, folder: Path, *, pattern: str = "push") -> None:
+        self._context = zmq.Context()
+        self.socket = self._context.socket(zmq.PUSH if pattern == "push" else zmq.PUB)
+        port = self.socket.bind_to_random_port("tcp://127.0.0.1")
+        self.config = folder / "camera.toml"
+        self.config.write_text(
+            f"""
+[session]
+name = "test-{os.getpid()}-{folder.name[:20]}"
+[feed]
+kind = "native"
+[feed.native]
+endpoint = "tcp://127.0.0.1:{port}"
+pattern = "{pattern}"
+[frame_log]
+capacity_mib = 64
+[archive]
+directory = "{folder}/runs"
+"""
+        )
+
+    def header(self, kind: str, **fields: object) -> bytes:
+        return msgpack.packb({"version": 1, "type": kind, "series": "s", **fields})
+
+    def start(self, **fields: object) -> None:
+        self.socket.send(self.header("start", **fields))
+
+    def frame(self, sequence: int, pixels: np.ndarray, *, series: str = "s") -> None:
+        header = self.header(
+            "frame", sequence=sequence, shape=list(pixels.shape), dtype=pixels.dtype.str,
+            series=series,
+        )  # fmt: skip
+        self.socket.send_multipart([header, pixels.tobytes()])
+
+    def end(self, n_frames: int) -> None:
+        self.socket.send(self.header("end", n_frames=n_frames))
+
+    def close(self) -> None:
+        self.socket.close(linger=0)
+        self._context.term()
+
+
+def _noise(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).poisson(200, (256, 256)).astype(np.uint16)
+
+
+def test_a_feed_that_does_everything_wrong_is_accounted_for_frame_by_frame(
+    tmp_path: Path,
+) -> None:
+    camera = Camera(tmp_path)
+    session = Session("run", camera.config, "--json")
+    camera.start(n_frames=12, pixel_size_nm=0.03)
+    truncated = camera.header("frame", sequence=0, shape=[256, 256], dtype="<u2")
+    camera.socket.send_multipart([truncated, b"x" * 1000])
+    camera.frame(1, _noise(1))
+    camera.frame(2, _noise(2))
+    camera.frame(2, _noise(2))  # repeated
+    camera.frame(2, _noise(99))  # repeated, but another one
+    camera.socket.send(b"\xc1 nonsense")
+    camera.socket.send_multipart([msgpack.packb({"version": 9, "type": "frame"}), b""])
+    camera.socket.send_multipart([b"x" * 100_000, b""])
+    camera.frame(6, _noise(6))  # 3, 4, 5 are missing
+    camera.frame(5, _noise(5))  # late
+    camera.frame(7, np.zeros((256, 256), np.uint16))
+    camera.frame(8, np.full((256, 256), 65535, np.uint16))
+    camera.frame(9, _noise(9)[:100])
+    camera.end(12)  # 10, 11 are missing
+    archive = tmp_path / "runs" / "s.nxs"
+    session.wait_for(lambda: archive.exists())
+    session.process.send_signal(signal.SIGINT)
+    out, err = session.finish(code=3)
+    camera.close()
+    (report,) = json.loads(out)["archives"]
+    assert (report["received"], report["archived"], report["lost"]) == (13, 9, 4)
+    assert report["repeated"] == 1
+    assert "malformed" in err or "not understood" in err or "dropped" in err
+    with open_archive(archive) as opened:
+        sequences = opened.scores["sequence"].tolist()
+        assert sequences == [0, 1, 2, 2, 6, 5, 7, 8, 9]
+        lost = [
+            n
+            for loss in opened.ledger.losses
+            for n in range(loss.first, loss.first + loss.n_frames)
+        ]
+        assert lost == [3, 4, 10, 11]
+        assert opened.set_aside(0).payload == b"x" * 1000
+        assert np.array_equal(opened.frame(4), opened.frame(4))
+        faults = opened.scores["fault"].tolist()
+        assert [bool(fault) for fault in faults] == [1, 0, 0, 1, 0, 0, 1, 1, 1]
+        assert opened.calibration.pixel_size_nm == pytest.approx(0.03)
+    assert call_json("verify", archive)["ok"]
+
+
+def test_a_new_series_ends_the_one_before_and_silence_ends_the_last(tmp_path: Path) -> None:
+    camera = Camera(tmp_path)
+    session = Session("run", camera.config, "--set", "ingest.idle_end_s=1.0", "--json")
+    camera.start()
+    for sequence in range(3):
+        camera.frame(sequence, _noise(sequence))
+    camera.start()  # the same name again, without an end
+    camera.frame(0, _noise(3))
+    camera.frame(0, _noise(4), series="other")
+    runs = tmp_path / "runs"
+    session.wait_for(lambda: all((runs / n).exists() for n in ("s.nxs", "s-2.nxs", "other.nxs")))
+    session.process.send_signal(signal.SIGINT)
+    session.finish()
+    camera.close()
+    for name, n_frames, reason in (
+        ("s.nxs", 3, "another series"), ("s-2.nxs", 1, "another series"), ("other.nxs", 1, "silent"),
+    ):  # fmt: skip
+        with open_archive(runs / name) as archive:
+            assert len(archive) == n_frames
+            assert reason in archive.ledger.end_reason
+
+
+def test_a_full_disk_makes_frames_wait_and_then_go_on(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)],
+        capture_output=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip("a small file system cannot be mounted here")
+    try:
+        ballast = disk / "ballast"
+        ballast.write_bytes(b"x" * (16 << 20))
+        camera = Camera(tmp_path)
+        session = Session(
+            "run", camera.config, "--set", f"archive.directory={disk}", "--set", "archive.codec=none",
+            "--json",
+        )  # fmt: skip
+        camera.start()
+        for sequence in range(40):  # 5 MiB, more than is left beside the room that is asked for
+            camera.frame(sequence, _noise(sequence))
+        camera.end(40)
+        time.sleep(6.0)
+        assert not (disk / "s.nxs").exists()
+        ballast.unlink()
+        session.wait_for(lambda: (disk / "s.nxs").exists())
+        session.process.send_signal(signal.SIGINT)
+        (report,) = json.loads(session.finish()[0])["archives"]
+        camera.close()
+        assert (report["received"], report["archived"], report["lost"]) == (40, 40, 0)
+        assert call_json("verify", disk / "s.nxs")["ok"]
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=False)
+
+
+def test_a_feed_that_cannot_wait_loses_what_the_log_cannot_hold_and_says_so(
+    tmp_path: Path,
+) -> None:
+    camera = Camera(tmp_path, pattern="pub")
+    session = Session("run", camera.config, "--set", "frame_log.capacity_mib=1.0", "--json")
+    session.wait_for(lambda: "normalise" in session.children())
+    time.sleep(4.0)  # PUB has no way to tell when somebody listens
+    session.children()["normalise"].suspend()
+    camera.start()
+    for sequence in range(30):
+        camera.frame(sequence, _noise(sequence))
+        time.sleep(0.01)
+    session.children()["normalise"].resume()
+    time.sleep(1.0)
+    camera.frame(30, _noise(30))
+    camera.end(31)
+    archive = tmp_path / "runs" / "s.nxs"
+    session.wait_for(lambda: archive.exists())
+    session.process.send_signal(signal.SIGINT)
+    (report,) = json.loads(session.finish(code=3)[0])["archives"]
+    camera.close()
+    assert report["received"] == 31 == report["archived"] + report["lost"]
+    assert report["lost"] > 10
+    with open_archive(archive) as opened:
+        assert {loss.reason for loss in opened.ledger.losses} == {"frame log full"}
+
+
+def test_a_frame_that_ends_its_stage_twice_is_passed_on_without_work(
+    frames: Path, tmp_path: Path
+) -> None:
+    """A worker that always dies on one frame must not stop the others."""
+    poison = tmp_path / "sitecustomize.py"
+    poison.write_text(
+        """
+import sys
+if "hrtem_stream.pipeline" in " ".join(sys.orig_argv) and "segment" in sys.orig_argv:
+    import os, signal
+    import hrtem_stream.stages.segment as segment
+    plain = segment.Segment.process
+    def process(self, batch):
+        if any(frame.header.sequence == 4 for frame in batch):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return plain(self, batch)
+    segment.Segment.process = process
+"""
+    )
+    output = tmp_path / "out.nxs"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        ["python", "-m", "hrtem_stream", "replay", str(frames), "--output", str(output), "--json"],
+        env={**environment, "PATH": f"{Path(os.sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    report = json.loads(done.stdout)
+    assert (report["received"], report["archived"], report["lost"]) == (10, 10, 0)
+    assert report["methods"]["none"] == 1
+    with open_archive(output) as archive:
+        assert "ended segment twice" in archive.scores["fault"][4]

@@ -1,0 +1,40 @@
+"""Averages: limits and closed forms."""
+
+import numpy as np
+import pytest
+
+from hrtem_stream.science.filters import blur, noise_deviation, subtract_local_mean
+
+
+def test_a_constant_image_has_no_deviation_from_its_local_mean() -> None:
+    assert (
+        np.abs(subtract_local_mean(np.full((64, 96), 5.0, np.float32), deviation_px=14)).max()
+        < 1e-5
+    )
+
+
+def test_a_slow_gradient_goes_and_a_fine_lattice_stays() -> None:
+    rows, columns = np.indices((256, 256))
+    fine = np.cos(2 * np.pi * 0.2 * columns)
+    flattened = subtract_local_mean((rows / 50.0 + fine).astype(np.float32), deviation_px=14.0)
+    assert np.abs(flattened - fine)[40:-40, 40:-40].max() < 0.1
+
+
+def test_the_average_of_a_wave_is_damped_as_a_gaussian_damps_it() -> None:
+    columns = np.indices((64, 256))[1]
+    wave = np.cos(2 * np.pi * 0.05 * columns).astype(np.float32)
+    damped = blur(wave, deviation_px=3.0)[32, 100:150]
+    factor = np.exp(-2 * (np.pi * 0.05 * 3.0) ** 2)
+    assert np.abs(damped - factor * wave[32, 100:150]).max() < 0.01
+
+
+@pytest.mark.parametrize("deviation", [0.3, 1.0, 20.0])
+def test_the_deviation_of_white_noise_is_measured(deviation: float) -> None:
+    noise = np.random.default_rng(0).normal(3.0, deviation, (256, 256)).astype(np.float32)
+    assert noise_deviation(noise) == pytest.approx(deviation, rel=0.03)
+
+
+def test_a_lattice_does_not_count_as_noise() -> None:
+    rows, columns = np.indices((256, 256))
+    lattice = np.cos(2 * np.pi * (0.15 * columns + 0.08 * rows)).astype(np.float32)
+    assert noise_deviation(lattice) < 0.03

@@ -1,0 +1,92 @@
+"""Reflections: found where they are; the lattice image against a plain version of Eq. 5."""
+
+import numpy as np
+import pytest
+
+from hrtem_stream.science.lattice import find_reflections, lattice_image, padded_shape
+from tests.science import drawn
+
+APERTURE = 0.0156
+
+
+def lattice_image_plainly(image: np.ndarray, reflections: np.ndarray) -> np.ndarray:
+    """Eq. 5 on the whole complex plane, normalised at the borders."""
+    rows, columns = image.shape
+    padded = np.zeros(padded_shape(rows, columns))
+    field = np.zeros_like(padded)
+    padded[:rows, :columns], field[:rows, :columns] = image, 1.0
+    y, x = np.meshgrid(*(np.fft.fftfreq(n) for n in padded.shape), indexing="ij")
+
+    def aperture(g: np.ndarray) -> np.ndarray:
+        dy, dx = (y - g[0] + 0.5) % 1.0 - 0.5, (x - g[1] + 0.5) % 1.0 - 0.5
+        return np.exp(-(dy**2 + dx**2) / (2 * APERTURE**2))
+
+    apertures = np.max([aperture(s * g) for g in reflections[:, :2] for s in (1, -1)], axis=0)
+    filtered = np.fft.ifft2(np.fft.fft2(padded) * apertures).real
+    gain = np.fft.ifft2(np.fft.fft2(field) * aperture(np.zeros(2))).real
+    return (filtered / gain)[:rows, :columns]
+
+
+def found(image: np.ndarray, **parameters: float) -> np.ndarray:
+    return find_reflections(image.astype(np.float32), threshold=1.5, n_peaks=24, **parameters)
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.2, np.pi / 6, 1.0])
+@pytest.mark.parametrize("shape", [(256, 256), (192, 255), (300, 256)])
+def test_the_reflections_of_a_lattice_are_found(shape: tuple[int, int], angle: float) -> None:
+    noise = np.random.default_rng(0).standard_normal(shape)
+    peaks = found(drawn.lattice(shape, angle=angle) + noise)[:3, :2]
+    for g in drawn.reflections(angle=angle):
+        distance = np.minimum(np.hypot(*(peaks - g).T), np.hypot(*(peaks + g).T))
+        assert distance.min() < 1.0 / min(shape)
+
+
+def test_the_most_prominent_reflections_come_first_and_no_more_than_asked_for() -> None:
+    image = drawn.lattice() + np.random.default_rng(1).standard_normal((256, 256))
+    peaks = find_reflections(image.astype(np.float32), threshold=1.01, n_peaks=8)
+    assert peaks.shape == (4, 3)
+    assert (np.diff(peaks[:, 2]) <= 0).all()
+
+
+def test_only_one_of_each_pair_is_returned() -> None:
+    peaks = found(drawn.lattice(angle=0.0) + 0.3 * drawn.texture())[:, :2]
+    sums = peaks[:, None] + peaks[None, :]
+    assert np.hypot(sums[..., 0], sums[..., 1]).min() > 0.01
+
+
+def test_amorphous_texture_has_no_prominent_reflection() -> None:
+    for seed in range(5):
+        peaks = found(drawn.texture(seed=seed))
+        assert len(peaks) == 0 or peaks[0, 2] < 1.9
+
+
+def test_an_empty_image_has_no_reflection_and_no_lattice() -> None:
+    empty = np.zeros((64, 64), np.float32)
+    assert found(empty).shape == (0, 3)
+    assert (lattice_image(empty + 1, np.empty((0, 3)), aperture=APERTURE) == 0).all()
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.3, np.pi / 6])
+@pytest.mark.parametrize("shape", [(256, 256), (100, 131)])
+def test_the_lattice_image_equals_the_plain_version(shape: tuple[int, int], angle: float) -> None:
+    image = (drawn.lattice(shape, angle=angle) + drawn.texture(shape)).astype(np.float32)
+    peaks = found(image)
+    fast = lattice_image(image, peaks, aperture=APERTURE)
+    assert fast.dtype == np.float32
+    # Apertures are cut at 3.5 deviations, where a Gaussian is two thousandths.
+    assert np.abs(fast - lattice_image_plainly(image, peaks)).max() < 0.02
+
+
+def test_a_perfect_lattice_is_its_own_lattice_image_up_to_the_border() -> None:
+    image = drawn.lattice().astype(np.float32)
+    peaks = np.concatenate([drawn.reflections(), np.ones((3, 1))], axis=1)
+    assert np.abs(lattice_image(image, peaks, aperture=APERTURE) - image).max() < 0.15
+
+
+def test_the_lattice_image_turns_with_the_image() -> None:
+    image = (drawn.lattice() + 0.5 * drawn.texture()).astype(np.float32)
+    peaks = found(image)
+    turned = lattice_image(np.ascontiguousarray(image[::-1, ::-1]), peaks, aperture=APERTURE)
+    assert np.allclose(
+        turned[::-1, ::-1], lattice_image(image, peaks, aperture=APERTURE), atol=1e-4
+    )
