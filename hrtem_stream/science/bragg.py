@@ -47,7 +47,7 @@ class BraggParameters:
     """Least prominence of the strongest reflection; below it there is no lattice at all."""
     n_peaks: int = 24
     """At most so many reflections, counted on both sides of the spectrum."""
-    aperture_per_px: float = 0.02
+    aperture_per_px: float = 0.0156
     """Deviation of the Gaussian apertures, in 1/px."""
     spectrum_blur_px: float = 2.0
     """Deviation of the Gaussian that smooths the spectrum, in its pixels."""
@@ -57,13 +57,13 @@ class BraggParameters:
     """Deviation of the Gaussian that limits the band of the residual."""
     residual_blur_px: float = 4.0
     """Deviation of the Gaussian that averages the residual."""
-    clean_quantile: float = 0.05
+    clean_quantile: float = 0.1
     """E₀ is this quantile of E."""
-    high_threshold: float = 1.4
+    high_threshold: float = 1.3
     """M_thresh: an island holds a pixel where E exceeds this times the root of E₀."""
-    low_threshold: float = 0.8
+    low_threshold: float = 0.85
     """An island extends to where E falls below this times the root of E₀."""
-    least_island_px: int = 400
+    least_island_px: int = 300
     """Area of the smallest island that is kept, in pixels."""
     largest_gap_px: int = 450
     """Area of the largest gap in an island that is filled, in pixels."""
