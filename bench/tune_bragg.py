@@ -52,6 +52,13 @@ Counts = list[list[Confusion]]
 
 RESULT = Path(__file__).parent / "results" / "bragg_cross_validation.json"
 
+CAUTION = (
+    "The steps of the filter, the constants outside the search space and the neighbourhood "
+    "searched were settled with all frames in view, so the cross-validated scores are a little "
+    "optimistic. Wider searches of 400 and 576 candidates, same folds, pooled Jaccard real and "
+    "raw: 0.841 and 0.829; 0.831 and 0.816."
+)
+
 LATTICE_SPACE = {
     "peak_threshold": (1.5,),
     "aperture_per_px": (0.0156, 0.02, 0.025),
@@ -282,6 +289,7 @@ def main() -> None:
         "images": len(real.names),
         "folds_by": "session date: the name up to the second underscore",
         "figure_of_merit": "mean of the pooled Jaccard indices of the real and the raw frames",
+        "caution": CAUTION,
         "seed": options.seed,
         "n_candidates": len(flat),
         "search_space": {**LATTICE_SPACE, **LEVEL_SPACE, **THRESHOLD_SPACE},

@@ -16,6 +16,11 @@ class FrameError(HrtemError):
 class SegmenterError(HrtemError):
     """The segmenter failed: hand the batch to the Bragg filter, recorded in `method`."""
 
+    def __init__(self, message: str, reason: str = "failed") -> None:
+        """Keep `reason`, one fixed word for the metric label, beside the sentence for people."""
+        super().__init__(message)
+        self.reason = reason
+
 
 class ArchiveError(HrtemError):
     """The archive cannot be written or read: stop the stage, frames wait upstream."""

@@ -11,6 +11,7 @@ Everything is frozen; arrays that came off the wire or out of the log are read-o
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -220,6 +221,10 @@ class SegmentedFrame:
     amorphous_fraction: float
     vacuum_fraction: float
     beam_off_fraction: float
+    confidence: float = math.nan
+    """How sure the segmenter was, 0 to 1, mean over the pixels; NaN where it cannot tell."""
+    agreement: float = math.nan
+    """Share of pixels on which U-Net and Bragg filter agree; NaN unless the frame was sampled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,6 +258,8 @@ class FrameSummary:
     amorphous_fraction: float
     vacuum_fraction: float
     beam_off_fraction: float
+    confidence: float
+    agreement: float
     latency_s: float
     thumbnail: NDArray[np.uint8]
     amorphous: Bits

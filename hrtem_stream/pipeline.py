@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
+import math
 import os
 import shutil
 import sys
@@ -18,16 +19,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hrtem_stream.errors import ArchiveError, FeedError, HrtemError, SettingsError
+from hrtem_stream.errors import (
+    ArchiveError,
+    FeedError,
+    HrtemError,
+    SegmenterError,
+    SettingsError,
+)
 from hrtem_stream.runtime.heart import Heart, read_beat
 from hrtem_stream.runtime.log import set_up_logging
 from hrtem_stream.runtime.process import StopRequest, die_with_parent
-from hrtem_stream.settings import Settings, settings_from_json
+from hrtem_stream.settings import SegmentSettings, Settings, settings_from_json
 
 if TYPE_CHECKING:
     from hrtem_stream.runtime.meter import Meter
     from hrtem_stream.runtime.supervisor import ProcessSpec
-    from hrtem_stream.stages.segment import Segmenter
+    from hrtem_stream.stages.fallback import Segmenter, WithFallback
 
 logger = logging.getLogger(__name__)
 
@@ -169,21 +176,57 @@ def closed_archives(settings: Settings) -> list[Path]:
     return [Path(line) for line in record.read_text(encoding="utf-8").splitlines()]
 
 
-def make_segmenter(choice: str) -> Segmenter:
-    """Give the segmenter of a name.
+def make_segmenter(
+    settings: SegmentSettings,
+    *,
+    working_size: int,
+    note_switch: Callable[[str], None] = lambda reason: None,
+) -> WithFallback:
+    """Give the segmenter that the settings ask for, with the Bragg filter behind it.
+
+    `auto` takes the U-Net where torch and its weights are to be had and, on a processor, an image
+    does not take it longer than `slowest_s`; else the Bragg filter.
 
     Raises
     ------
     SettingsError
-        It is not available here.
+        The U-Net is asked for by name and is not to be had.
     """
-    from hrtem_stream.stages.segment import BraggSegmenter
+    from hrtem_stream.stages.fallback import BraggSegmenter, WithFallback
 
-    if choice == "unet":
-        raise SettingsError(
-            "segment.segmenter: the U-Net is not part of this version yet; use bragg or auto"
-        )
-    return BraggSegmenter()
+    bragg = BraggSegmenter()
+    choice: Segmenter = bragg
+    if settings.segmenter != "bragg":
+        try:
+            choice = _load_unet(settings, working_size)
+        except SegmenterError as error:
+            if settings.segmenter == "unet":
+                raise SettingsError(f"segment.segmenter = unet: {error}") from None
+            logger.warning("the Bragg filter segments, not the U-Net: %s", error)
+            note_switch(error.reason)
+    return WithFallback(choice, fallback=bragg, oldest_s=settings.oldest_s, note_switch=note_switch)
+
+
+def _load_unet(settings: SegmentSettings, working_size: int) -> Segmenter:
+    """Load and warm the U-Net.
+
+    Raises
+    ------
+    SegmenterError
+        It cannot be had, or is too slow for `auto`.
+    """
+    try:
+        from hrtem_stream.unet.door import load_unet
+    except ImportError as error:
+        message = f"torch is not installed ({error}); pip install 'hrtem-stream[unet]'"
+        raise SegmenterError(message, "not_installed") from None
+    return load_unet(
+        Path(settings.weights) if settings.weights else None,
+        working_size=working_size,
+        max_batch=settings.batch_frames,
+        four_flips=settings.four_flips,
+        slowest_s=settings.slowest_s if settings.segmenter == "auto" else math.inf,
+    )
 
 
 def _run_ingest(
@@ -244,6 +287,7 @@ def _run_normalise(
     from hrtem_stream.stages.normalise import Normalise
     from hrtem_stream.transport.frame_log import FrameLogReader
 
+    _one_thread_each()
     reader = FrameLogReader(settings.frame_log_path)
     stage = Normalise(reader, working_size=settings.normalise.working_size)
     _run_between(
@@ -255,14 +299,20 @@ def _run_normalise(
 def _run_segment(
     settings: Settings, index: int, meter: Meter, heart: Heart, stop: StopRequest
 ) -> None:
-    from hrtem_stream.stages.segment import BraggSegmenter, Segment
+    from hrtem_stream.stages.segment import Segment
     from hrtem_stream.transport.wire import topic
 
+    _one_thread_each()
+    heart.beat()
     stage = Segment(
-        make_segmenter(settings.segment.segmenter),
-        fallback=BraggSegmenter(),
+        make_segmenter(
+            settings.segment,
+            working_size=settings.normalise.working_size,
+            note_switch=meter.count_switch,
+        ),
         working_size=settings.normalise.working_size,
-        note_method=meter.count_segmented,
+        agreement_share=settings.segment.agreement_share,
+        note=meter.note_segmented,
     )
     _run_between(
         settings, stage, index, meter, heart, stop, take="normalised", give="segmented",
@@ -355,6 +405,13 @@ def _run_sort(
         n_threads=settings.sort.threads,
         full_disk_wait_s=settings.archive.full_disk_wait_s,
     ).run()
+
+
+def _one_thread_each() -> None:
+    """Keep OpenCV from starting threads of its own: the stages share out the processors."""
+    import cv2
+
+    cv2.setNumThreads(1)
 
 
 def _make_feed(settings: Settings) -> Any:

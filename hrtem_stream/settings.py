@@ -146,6 +146,17 @@ class SegmentSettings(Table):
     """Frames segmented at once."""
     batch_wait_s: float = Field(0.002, ge=0, le=1)
     """How long a batch waits to fill, in seconds."""
+    weights: str = ""
+    """File of the U-Net's weights; empty: those that come with the program."""
+    four_flips: bool = False
+    """Whether the U-Net averages over four mirror images, for a little accuracy at four times
+    the work."""
+    slowest_s: float = Field(0.05, gt=0, le=60)
+    """auto takes the U-Net on a processor only if an image takes it less, in seconds."""
+    oldest_s: float = Field(0.0, ge=0, le=3600)
+    """Frames older than this go to the Bragg filter, which is quicker, in seconds; 0: none."""
+    agreement_share: float = Field(0.02, ge=0, le=1)
+    """Share of frames on which U-Net and Bragg filter are compared, to see a drift."""
 
 
 class SortSettings(Table):

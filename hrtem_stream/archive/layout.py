@@ -95,6 +95,8 @@ SCORES = (
     Field("vacuum_fraction", "<f8", "", "vacuum in the frame"),
     Field("beam_off_fraction", "<f8", "", "frame outside the beam"),
     Field("method", "text:16", "", "unet, bragg or none"),
+    Field("confidence", "<f4", "", "how sure the segmenter was; NaN where it cannot tell"),
+    Field("agreement", "<f4", "", "pixels on which U-Net and Bragg agree; NaN unless sampled"),
     Field("attempt", "<i4", "", "how often the frame was published until it came through"),
     Field("latency", "<f8", "s", "from received to archived"),
     Field("digest", "<u8", "", "xxh3, 64 bit, of the pixel bytes as received"),

@@ -203,6 +203,8 @@ def scores_of(frames: Sequence[Row], archived_ns: int) -> dict[str, NDArray[Any]
         for one, header in zip(encoded, headers, strict=True)
     ]
     values["method"] = texts_of(methods, 16)
+    for name in ("confidence", "agreement"):
+        values[name] = np.array([getattr(frame, name) for frame in segmented], np.float32)
     values["attempt"] = np.array([frame.delivery.attempt for frame in segmented], np.int32)
     values["latency"] = np.maximum(archived_ns - received_ns, 0) / 1e9
     values["digest"] = np.array([header.digest for header in headers], np.uint64)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from hrtem_stream.errors import SettingsError
 from hrtem_stream.settings import Settings
 
 LEAST_DISK_GIB = 5.0
@@ -29,7 +33,7 @@ def examine(settings: Settings) -> list[Finding]:
         _frame_log(settings),
         _disk(settings),
         _metrics(settings),
-        _segmenter(),
+        _segmenter(settings),
     ]
 
 
@@ -66,8 +70,22 @@ def _metrics(settings: Settings) -> Finding:
     return Finding("metrics ports", not taken, text)
 
 
-def _segmenter() -> Finding:
-    return Finding("segmenter", True, "the Bragg filter, on the processor")
+def _segmenter(settings: Settings) -> Finding:
+    from hrtem_stream.pipeline import make_segmenter
+
+    reasons: list[str] = []
+    size = settings.normalise.working_size
+    image = np.random.default_rng(0).standard_normal((1, size, size), np.float32)
+    try:
+        segmenter = make_segmenter(settings.segment, working_size=size, note_switch=reasons.append)
+        segmenter.warm_up(image)
+        began = time.perf_counter()
+        method = segmenter.segment(image).method
+    except SettingsError as error:
+        return Finding("segmenter", False, str(error))
+    took_ms = (time.perf_counter() - began) * 1e3
+    why = f" (the U-Net is out: {', '.join(reasons)})" if reasons else ""
+    return Finding("segmenter", True, f"{method}, {took_ms:.0f} ms an image{why}")
 
 
 def _is_free(host: str, port: int) -> bool:

@@ -41,10 +41,10 @@ def segment(
 
     require_paths(paths)
     require_writable(output, overwrite)
-    working_size = settings_of(None, {}).normalise.working_size
-    results = list(
-        segment_frames(read_frames(paths), make_segmenter(segmenter), working_size=working_size)
-    )
+    settings = settings_of(None, {"segment.segmenter": segmenter})
+    working_size = settings.normalise.working_size
+    choice = make_segmenter(settings.segment, working_size=working_size)
+    results = list(segment_frames(read_frames(paths), choice, working_size=working_size))
     off_specimen = [result.vacuum | result.beam_off for result in results]
     arrays: dict[str, Any] = {
         "masks": np.stack([result.amorphous for result in results]).astype(np.uint8),
@@ -90,10 +90,11 @@ def evaluate(
     from hrtem_stream.stages.offline import segment_frames
 
     labelled = labelled_pairs(folder)
-    working_size = settings_of(None, {}).normalise.working_size
+    settings = settings_of(None, {"segment.segmenter": segmenter})
+    working_size = settings.normalise.working_size
     results = segment_frames(
         read_frames([pair.image_path for pair in labelled]),
-        make_segmenter(segmenter),
+        make_segmenter(settings.segment, working_size=working_size),
         working_size=working_size,
     )
     methods, pairs = [], []

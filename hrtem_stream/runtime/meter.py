@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import platform
 import threading
 import time
@@ -15,6 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make
 from prometheus_client.process_collector import ProcessCollector
 
 from hrtem_stream import __version__
+from hrtem_stream.messages import SegmentedFrame
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +55,10 @@ class Meter:
         self.republished = counter("republished_frames", "Publications beyond the first")
         self.duplicates = counter("duplicate_messages", "Messages of frames that were here already")
         self.graphene_ratio = histogram("graphene_ratio", "Graphene fraction", RATIO_BUCKETS)
+        self.confidence = histogram("segment_confidence_ratio", "Confidence", RATIO_BUCKETS)
+        self.agreement = histogram(
+            "segment_agreement_ratio", "Pixels on which U-Net and Bragg agree", RATIO_BUCKETS
+        )
         self.raw_bytes = counter("raw_bytes", "Bytes of frames archived, as received")
         self.stored_bytes = counter("stored_bytes", "Bytes of frames archived, as stored")
         self.frame_log_fill = gauge("frame_log_fill_ratio", "Share of the frame log in use")
@@ -62,6 +68,9 @@ class Meter:
         self._lost = self._labelled("frames_lost", "Frames declared lost", "reason")
         self._rejected = self._labelled("messages_rejected", "Messages not understood", "reason")
         self._segmented = self._labelled("frames_segmented", "Frames segmented", "method")
+        self._switches = self._labelled(
+            "segmenter_fallbacks", "Batches that the Bragg filter took over", "reason"
+        )
         self._faulty = counter("frames_faulty", "Frames archived raw, without analysis")
         build = Gauge("hrtem_build_info", "Version", ["version", "python"], registry=self.registry)
         build.labels(__version__, platform.python_version()).set(1)
@@ -74,9 +83,17 @@ class Meter:
         """Count a message that could not be understood."""
         self._rejected.labels(self.stage, reason).inc()
 
-    def count_segmented(self, method: str) -> None:
-        """Count a frame by the method that segmented it."""
-        self._segmented.labels(self.stage, method).inc()
+    def note_segmented(self, frame: SegmentedFrame) -> None:
+        """Count a frame by the method that segmented it, and note how sure that was."""
+        self._segmented.labels(self.stage, frame.method).inc()
+        if not math.isnan(frame.confidence):
+            self.confidence.observe(frame.confidence)
+        if not math.isnan(frame.agreement):
+            self.agreement.observe(frame.agreement)
+
+    def count_switch(self, reason: str) -> None:
+        """Count a batch that the Bragg filter took over from the U-Net."""
+        self._switches.labels(self.stage, reason).inc()
 
     def count_faulty(self) -> None:
         """Count a frame that cannot be analysed and is archived raw."""

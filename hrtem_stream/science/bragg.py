@@ -160,8 +160,8 @@ def bragg_mask_published(
 
 
 def has_lattice(reflections: Reflections, *, parameters: BraggParameters = DEFAULT) -> bool:
-    """Say whether the reflections make a lattice: the strongest stands out clearly."""
-    return len(reflections) > 0 and bool(reflections[0, 2] > parameters.lattice_threshold)
+    """Say whether the reflections make a lattice: two directions, and the strongest is clear."""
+    return len(reflections) > 1 and bool(reflections[0, 2] > parameters.lattice_threshold)
 
 
 def subtract_lattice(

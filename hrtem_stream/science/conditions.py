@@ -55,7 +55,7 @@ class Conditions:
 def draw_conditions(*, reduction: int, rng: np.random.Generator) -> Conditions:
     """Choose the conditions of a frame; `reduction` is detector pixels per working pixel."""
     kinds = ("none", "full", "islands", "patches", "sheet", "strands")
-    coverage = str(rng.choice(kinds, p=(0.12, 0.08, 0.38, 0.22, 0.13, 0.07)))
+    coverage = str(rng.choice(kinds, p=(0.12, 0.16, 0.34, 0.20, 0.12, 0.06)))
     thin = 0.7 if coverage == "full" else 0.3
     return Conditions(
         pixel_size_nm=log_uniform(0.026, 0.08, rng=rng) / reduction,

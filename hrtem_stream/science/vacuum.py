@@ -83,7 +83,7 @@ def find_vacuum(flat: Image, *, illumination: Image, beam_off: Mask) -> Mask:
     centred = subtract_local_mean(contrast, deviation_px=_LOCAL_MEAN_PX)
     np.copyto(centred, 0.0, where=beam_off)
     reflections = find_reflections(centred, threshold=_PEAK_THRESHOLD, n_peaks=24)
-    if len(reflections) == 0 or reflections[0, 2] <= _LATTICE_THRESHOLD:
+    if len(reflections) < 2 or reflections[0, 2] <= _LATTICE_THRESHOLD:
         return lit if _is_noise(centred, lit) else np.zeros_like(lit)
     lattice = lattice_image(centred, reflections, aperture=_APERTURE_PER_PX)
     mean = cv2.mean(illumination, mask=lit.view(np.uint8))[0]

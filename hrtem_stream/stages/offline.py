@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from hrtem_stream.messages import Delivery, FrameHeader, RawFrame, SegmentedFrame
 from hrtem_stream.stages.account import storable
+from hrtem_stream.stages.fallback import WithFallback
 from hrtem_stream.stages.normalise import Normalise
-from hrtem_stream.stages.segment import BraggSegmenter, Segment, Segmenter
+from hrtem_stream.stages.segment import Segment
 
 BATCH_FRAMES = 8
 
@@ -30,7 +31,7 @@ class _Memory:
 
 
 def segment_frames(
-    frames: Iterable[tuple[str, NDArray[Any], str]], segmenter: Segmenter, *, working_size: int
+    frames: Iterable[tuple[str, NDArray[Any], str]], segmenter: WithFallback, *, working_size: int
 ) -> Iterator[SegmentedFrame]:
     """Normalise and segment frames in memory, in order.
 
@@ -39,13 +40,13 @@ def segment_frames(
     frames
         Name, pixels (M, N) and fault of each; with a fault, the pixels may be anything.
     segmenter
-        The segmenter of choice; the Bragg filter stands in where it fails.
+        The segmenter of choice, with its fallback.
     working_size
         Height and width of the working image in pixels.
     """
     memory = _Memory()
     normalise = Normalise(memory, working_size=working_size)
-    segment = Segment(segmenter, fallback=BraggSegmenter(), working_size=working_size)
+    segment = Segment(segmenter, working_size=working_size)
     remaining = enumerate(frames)
     while batch := list(islice(remaining, BATCH_FRAMES)):
         memory.frames.clear()

@@ -1,53 +1,20 @@
-"""segment: tells graphene from contaminant, with whatever segmenter it is given.
-
-When a segmenter fails, its batch goes to the Bragg filter, and `method` says so.
-"""
+"""segment: tells graphene from contaminant, with whatever segmenter it is given."""
 
 from __future__ import annotations
 
-import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hrtem_stream.errors import SegmenterError
 from hrtem_stream.messages import NormalisedFrame, SegmentedFrame
 from hrtem_stream.runtime.stage import Stage
-from hrtem_stream.science.bragg import bragg_mask
 from hrtem_stream.science.coverage import coverage
-
-logger = logging.getLogger(__name__)
+from hrtem_stream.stages.fallback import WithFallback
 
 NONE = "none"
-
-
-class Segmenter(Protocol):
-    """Anything that finds the amorphous pixels of working images."""
-
-    method: str
-    """Name in archive and metrics."""
-
-    def segment(self, images: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Give the amorphous masks (B, P, Q) of standardised images (B, P, Q).
-
-        Raises
-        ------
-        SegmenterError
-            It failed; another segmenter takes the batch.
-        """
-
-
-class BraggSegmenter:
-    """The Bragg filter as a segmenter: needs no training, and never fails."""
-
-    method = "bragg"
-
-    def segment(self, images: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Filter each image."""
-        return np.stack([bragg_mask(image) for image in images])
 
 
 class Segment(Stage[NormalisedFrame, SegmentedFrame]):
@@ -56,36 +23,37 @@ class Segment(Stage[NormalisedFrame, SegmentedFrame]):
     Parameters
     ----------
     segmenter
-        The segmenter of choice.
-    fallback
-        Takes the batches on which the first one fails.
+        The segmenter of choice, with its fallback.
     working_size
         Height and width of the working image in pixels, for warming up.
-    note_method
-        Told the method of each frame, for the metrics.
+    agreement_share
+        Share of frames on which choice and fallback are compared.
+    note
+        Told of each result, for the metrics.
     """
 
     name = "segment"
 
     def __init__(
         self,
-        segmenter: Segmenter,
+        segmenter: WithFallback,
         *,
-        fallback: Segmenter,
         working_size: int = 256,
-        note_method: Callable[[str], None] = lambda method: None,
+        agreement_share: float = 0.0,
+        note: Callable[[SegmentedFrame], None] = lambda frame: None,
+        clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._segmenter = segmenter
-        self._fallback = fallback
         self._working_size = working_size
-        self._note_method = note_method
+        self._period = round(1 / agreement_share) if agreement_share else 0
+        self._note = note
+        self._clock_ns = clock_ns
 
     def warm_up(self) -> None:
-        """Run both segmenters once."""
+        """Run the segmenters once."""
         rng = np.random.default_rng(0)
-        images = rng.standard_normal((1, self._working_size, self._working_size)).astype(np.float32)
-        self._segmenter.segment(images)
-        self._fallback.segment(images)
+        shape = (1, self._working_size, self._working_size)
+        self._segmenter.warm_up(rng.standard_normal(shape).astype(np.float32))
 
     def process(self, batch: Sequence[NormalisedFrame]) -> list[SegmentedFrame]:
         """Segment the frames that can be, and pass on the others."""
@@ -99,8 +67,7 @@ class Segment(Stage[NormalisedFrame, SegmentedFrame]):
     def pass_on(self, frame: NormalisedFrame, reason: str) -> SegmentedFrame:
         """Give a frame without a mask: nothing is known of it, so nothing counts as graphene."""
         none = np.zeros(frame.image.shape, np.bool_)
-        self._note_method(NONE)
-        return SegmentedFrame(
+        result = SegmentedFrame(
             delivery=frame.delivery,
             header=replace(frame.header, fault=frame.header.fault or reason),
             amorphous=none,
@@ -114,25 +81,44 @@ class Segment(Stage[NormalisedFrame, SegmentedFrame]):
             vacuum_fraction=0.0,
             beam_off_fraction=0.0,
         )
+        self._note(result)
+        return result
 
     def _segment(self, frames: Sequence[NormalisedFrame]) -> list[SegmentedFrame]:
         images = np.stack([frame.image for frame in frames])
-        method = self._segmenter.method
-        try:
-            masks = self._segmenter.segment(images)
-        except SegmenterError as error:
-            method = self._fallback.method
-            logger.warning("%s failed, %s takes over: %s", self._segmenter.method, method, error)
-            masks = self._fallback.segment(images)
-        return [self._result(f, mask, method) for f, mask in zip(frames, masks, strict=True)]
+        received_ns = min(frame.header.received_ns for frame in frames)
+        age_s = (self._clock_ns() - received_ns) / 1e9 if received_ns else 0.0
+        masks = self._segmenter.segment(images, age_s=age_s)
+        agreement = np.full(len(frames), np.nan, np.float32)
+        sampled = [n for n, frame in enumerate(frames) if self._is_sampled(frame)]
+        if sampled:
+            agreement[sampled] = self._segmenter.compare(
+                images[sampled], masks.amorphous[sampled], masks.method
+            )
+        return [
+            self._result(
+                frame, masks.amorphous[n], masks.method,
+                confidence=float(masks.confidence[n]), agreement=float(agreement[n]),
+            )
+            for n, frame in enumerate(frames)
+        ]  # fmt: skip
+
+    def _is_sampled(self, frame: NormalisedFrame) -> bool:
+        """Sample by row, so that a frame that is sent again is sampled again."""
+        return self._period > 0 and frame.header.row % self._period == 0
 
     def _result(
-        self, frame: NormalisedFrame, mask: NDArray[np.bool_], method: str
+        self,
+        frame: NormalisedFrame,
+        mask: NDArray[np.bool_],
+        method: str,
+        *,
+        confidence: float,
+        agreement: float,
     ) -> SegmentedFrame:
-        self._note_method(method)
         amorphous = mask & ~frame.vacuum & ~frame.beam_off
         shares = coverage(amorphous, frame.vacuum, frame.beam_off)
-        return SegmentedFrame(
+        result = SegmentedFrame(
             delivery=frame.delivery,
             header=frame.header,
             amorphous=amorphous,
@@ -145,4 +131,8 @@ class Segment(Stage[NormalisedFrame, SegmentedFrame]):
             amorphous_fraction=shares.amorphous_fraction,
             vacuum_fraction=shares.vacuum_fraction,
             beam_off_fraction=shares.beam_off_fraction,
+            confidence=confidence,
+            agreement=agreement,
         )
+        self._note(result)
+        return result

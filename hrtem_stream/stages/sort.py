@@ -409,7 +409,8 @@ class Sort:
             row=header.row, name=header.name, shape=header.shape, method=frame.method,
             fault=header.fault, graphene_fraction=frame.graphene_fraction,
             amorphous_fraction=frame.amorphous_fraction, vacuum_fraction=frame.vacuum_fraction,
-            beam_off_fraction=frame.beam_off_fraction, latency_s=latency_s,
+            beam_off_fraction=frame.beam_off_fraction, confidence=frame.confidence,
+            agreement=frame.agreement, latency_s=latency_s,
             thumbnail=frame.thumbnail, amorphous=frame.amorphous, vacuum=frame.vacuum,
         )  # fmt: skip
         self._tell.send(encode_summary(summary))

@@ -133,6 +133,8 @@ def encode(message: StageMessage) -> list[Part]:
                         message.amorphous_fraction,
                         message.vacuum_fraction,
                         message.beam_off_fraction,
+                        message.confidence,
+                        message.agreement,
                     ]
                 ),
                 _bits(message.amorphous),
@@ -228,8 +230,8 @@ def _decode_segmented(
     _need_parts(parts, 7)
     shape, side = _array_shapes(parts[0])
     scores = _unpack(parts[1], 1024, "scores")
-    if not (isinstance(scores, list) and len(scores) == 5 and isinstance(scores[0], str)):
-        raise WireError("meta", "scores must be an array of a method and four fractions")
+    if not (isinstance(scores, list) and len(scores) == 7 and isinstance(scores[0], str)):
+        raise WireError("meta", "scores must be an array of a method and six numbers")
     if not all(isinstance(value, float) for value in scores[1:]):
         raise WireError("meta", "fractions must be floating-point numbers")
     return SegmentedFrame(
@@ -245,6 +247,8 @@ def _decode_segmented(
         amorphous_fraction=scores[2],
         vacuum_fraction=scores[3],
         beam_off_fraction=scores[4],
+        confidence=scores[5],
+        agreement=scores[6],
     )
 
 

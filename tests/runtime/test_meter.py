@@ -26,7 +26,7 @@ def _busy_meter() -> Meter:
     meter = Meter("sort")
     meter.count_lost("missing at the feed", 2)
     meter.count_rejected("size")
-    meter.count_segmented("bragg")
+    meter.count_switch("backlog")
     meter.count_faulty()
     meter.frame_age_seconds.observe(0.01)
     return meter

@@ -108,6 +108,11 @@ def test_a_frame_without_a_lattice_is_amorphous_throughout() -> None:
     assert bragg_mask(np.zeros((64, 64), np.float32)).all()
 
 
+def test_a_single_set_of_fringes_is_not_a_lattice() -> None:
+    fringes = np.sin(2 * np.pi * 0.2 * np.indices((256, 256))[0])
+    assert bragg_mask(normalised(0.1 * fringes)).all()
+
+
 def test_a_frame_covered_throughout_is_amorphous_though_the_lattice_shows() -> None:
     everywhere = np.ones((256, 256), np.bool_)
     assert bragg_mask(normalised(contaminated(everywhere, strength=0.3))).mean() > 0.9
