@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from hrtem_stream.unet.checkpoint import save_checkpoint
-from hrtem_stream.unet.crossvalidate import CrossValidation, crossvalidate
+from hrtem_stream.unet.crossvalidate import THRESHOLD, CrossValidation, crossvalidate
 from hrtem_stream.unet.dataset import read_real, read_simulated, write_simulated
 from hrtem_stream.unet.default import FIRST_STAGE, SECOND_STAGE, default_card
 from hrtem_stream.unet.train import train
@@ -86,7 +86,7 @@ def main() -> None:
         second=second,
         n_real=len(real),
         n_simulated=len(simulated),
-        threshold=0.5,
+        threshold=THRESHOLD,
         folds=f"{arguments.folds} folds by {arguments.kind}, {arguments.repeats} repeats",
         scores=folds.summary(),
     )

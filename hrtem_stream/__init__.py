@@ -2,10 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
+from hrtem_stream.version import __version__
+
 if TYPE_CHECKING:
     from hrtem_stream.archive.reader import open_archive as open_archive
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "open_archive"]
 
 

@@ -13,12 +13,12 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from hrtem_stream import __version__
 from hrtem_stream.cli.archives import info, recover, verify
 from hrtem_stream.cli.frames import evaluate, segment, simulate
 from hrtem_stream.cli.machine import config_show, doctor
 from hrtem_stream.cli.sessions import demo, replay, run, stage
 from hrtem_stream.errors import FeedError, HrtemError, SettingsError
+from hrtem_stream.version import __version__
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,

@@ -15,8 +15,8 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
 from prometheus_client.process_collector import ProcessCollector
 
-from hrtem_stream import __version__
 from hrtem_stream.messages import SegmentedFrame
+from hrtem_stream.version import __version__
 
 logger = logging.getLogger(__name__)
 

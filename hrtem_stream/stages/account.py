@@ -199,7 +199,8 @@ class SeriesAccount:
             series.expected = end.n_frames
         losses = self._declare_gaps(series.gaps)
         complete = replace(
-            end, series=series.start.series, series_id=series.start.series_id, n_archived=series.row,
+            end, series=series.start.series, series_id=series.start.series_id,
+            n_archived=series.row,
             n_received=series.row + series.n_lost, n_repeated=series.n_repeated,
             n_republished=self._count_republished() - series.n_republished_before,
         )  # fmt: skip
@@ -234,7 +235,8 @@ class SeriesAccount:
             start=SeriesStart(**start, calibration=calibration),
             row=content["row"], expected=content["expected"], n_lost=content["n_lost"],
             n_repeated=content["n_repeated"],
-            n_republished_before=content["n_republished_before"], gaps=[_Gap(**gap) for gap in content["gaps"]],
+            n_republished_before=content["n_republished_before"],
+            gaps=[_Gap(**gap) for gap in content["gaps"]],
             declared=[(first, n_frames) for first, n_frames in content["declared"]],
         )  # fmt: skip
 
@@ -307,7 +309,8 @@ class SeriesAccount:
             series.declared.append((gap.first, gap.n_frames))
             series.n_lost += gap.n_frames
             loss = LossRange(
-                series=series.start.series, series_id=series.start.series_id, first=gap.first, n_frames=gap.n_frames,
+                series=series.start.series, series_id=series.start.series_id,
+                first=gap.first, n_frames=gap.n_frames,
                 reason=gap.reason,
             )  # fmt: skip
             entries.append(self._entry(loss))

@@ -66,21 +66,7 @@ class Segment(Stage[NormalisedFrame, SegmentedFrame]):
 
     def pass_on(self, frame: NormalisedFrame, reason: str) -> SegmentedFrame:
         """Give a frame without a mask: nothing is known of it, so nothing counts as graphene."""
-        none = np.zeros(frame.image.shape, np.bool_)
-        result = SegmentedFrame(
-            delivery=frame.delivery,
-            header=replace(frame.header, fault=frame.header.fault or reason),
-            amorphous=none,
-            vacuum=none,
-            beam_off=none,
-            coefficients=frame.coefficients,
-            thumbnail=frame.thumbnail,
-            method=NONE,
-            graphene_fraction=0.0,
-            amorphous_fraction=0.0,
-            vacuum_fraction=0.0,
-            beam_off_fraction=0.0,
-        )
+        result = without_analysis(frame, reason)
         self._note(result)
         return result
 
@@ -136,3 +122,22 @@ class Segment(Stage[NormalisedFrame, SegmentedFrame]):
         )
         self._note(result)
         return result
+
+
+def without_analysis(frame: NormalisedFrame | SegmentedFrame, reason: str) -> SegmentedFrame:
+    """Give a frame of which nothing is known, so that nothing counts as graphene."""
+    none = np.zeros(frame.thumbnail.shape, np.bool_)
+    return SegmentedFrame(
+        delivery=frame.delivery,
+        header=replace(frame.header, fault=frame.header.fault or reason),
+        amorphous=none,
+        vacuum=none,
+        beam_off=none,
+        coefficients=frame.coefficients,
+        thumbnail=frame.thumbnail,
+        method=NONE,
+        graphene_fraction=0.0,
+        amorphous_fraction=0.0,
+        vacuum_fraction=0.0,
+        beam_off_fraction=0.0,
+    )

@@ -11,7 +11,6 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from hrtem_stream import __version__
 from hrtem_stream.archive.encoding import (
     EncodedFrame,
     FrameEncoder,
@@ -35,6 +34,7 @@ from hrtem_stream.messages import (
 )
 from hrtem_stream.science.illumination import DEGREE
 from hrtem_stream.settings import ArchiveSettings
+from hrtem_stream.version import __version__
 
 logger = logging.getLogger(__name__)
 

@@ -31,6 +31,7 @@ from hrtem_stream.messages import (
 from hrtem_stream.runtime.heart import Heart
 from hrtem_stream.runtime.meter import Meter
 from hrtem_stream.runtime.process import StopRequest
+from hrtem_stream.stages.segment import without_analysis
 from hrtem_stream.stages.series import Encoders, SortedSeries
 from hrtem_stream.transport.delivery import Receipt
 from hrtem_stream.transport.frame_log import FrameLogReader
@@ -341,15 +342,26 @@ class Sort:
         ]
 
     def _archive_frames(self, frames: list[tuple[SegmentedFrame, Encoded]]) -> None:
+        sound = [self._checked(frame, encoded) for frame, encoded in frames]
         fitting = [
             (frame, encoded if self._series.fits(frame.header) else self._set_aside(frame, encoded))
-            for frame, encoded in frames
+            for frame, encoded in sound
         ]
         archived_ns = time.time_ns()
         n_before = self._series.append(fitting, archived_ns)
         self._meter.duplicates.inc(n_before)
         for frame, encoded in fitting[n_before:]:
             self._count(frame, encoded, archived_ns)
+
+    def _checked(self, frame: SegmentedFrame, encoded: Encoded) -> tuple[SegmentedFrame, Encoded]:
+        """Compare the pixels with the digest that `ingest` took; archive raw what differs."""
+        if encoded.digest == frame.header.digest:
+            return frame, encoded
+        fault = "the digest of the pixels in the frame log is not that of the pixels received"
+        header = frame.header
+        logger.error("series %s frame %d: %s", header.series, header.sequence, fault)
+        unknown = without_analysis(frame, fault)
+        return unknown, self._encode(unknown)
 
     def _set_aside(self, frame: SegmentedFrame, encoded: Encoded) -> SetAsideFrame:
         """Keep the bytes of a frame that does not fit the images of its series."""

@@ -64,21 +64,6 @@ def evaluate(masks: Sequence[Mask], examples: Sequence[Example]) -> Evaluation:
     )
 
 
-def best_threshold(
-    probabilities: Sequence[NDArray[np.float32]], examples: Sequence[Example]
-) -> float:
-    """Return the threshold from .30 to .70 with the best pooled Jaccard.
-
-    Use it on frames that take part in the training only.
-    """
-    candidates = np.arange(0.30, 0.701, 0.05)
-    jaccards = [
-        evaluate([p > threshold for p in probabilities], examples).pooled.jaccard
-        for threshold in candidates
-    ]
-    return float(np.round(candidates[int(np.argmax(jaccards))], 2))
-
-
 def table_one(rows: Mapping[str, Scores]) -> str:
     """Return the paper's Table I as text: a line for each method, six scores."""
     names = ("accuracy", "balanced_accuracy", "jaccard", "f1", "precision", "recall")

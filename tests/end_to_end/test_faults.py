@@ -242,7 +242,9 @@ def test_a_new_series_ends_the_one_before_and_silence_ends_the_last(tmp_path: Pa
     session.finish()
     camera.close()
     for name, n_frames, reason in (
-        ("s.nxs", 3, "another series"), ("s-2.nxs", 1, "another series"), ("other.nxs", 1, "silent"),
+        ("s.nxs", 3, "another series"),
+        ("s-2.nxs", 1, "another series"),
+        ("other.nxs", 1, "silent"),
     ):  # fmt: skip
         with open_archive(runs / name) as archive:
             assert len(archive) == n_frames
@@ -264,7 +266,8 @@ def test_a_full_disk_makes_frames_wait_and_then_go_on(tmp_path: Path) -> None:
         ballast.write_bytes(b"x" * (16 << 20))
         camera = Camera(tmp_path)
         session = Session(
-            "run", camera.config, "--set", f"archive.directory={disk}", "--set", "archive.codec=none",
+            "run", camera.config,
+            "--set", f"archive.directory={disk}", "--set", "archive.codec=none",
             "--json",
         )  # fmt: skip
         camera.start()

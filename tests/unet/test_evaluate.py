@@ -46,12 +46,6 @@ def test_a_mask_for_every_frame_is_needed() -> None:
         evaluate.evaluate([], [example()])
 
 
-def test_the_best_threshold_separates() -> None:
-    one = example()
-    probabilities = np.where(one.amorphous, 0.9, 0.58).astype(np.float32)
-    assert 0.58 < evaluate.best_threshold([probabilities], [one]) <= 0.70
-
-
 def test_table_one_has_a_line_for_each_method() -> None:
     one = example()
     score = evaluate.evaluate([one.amorphous], [one]).pooled

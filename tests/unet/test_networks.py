@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hrtem_stream.unet.architecture import Config, architecture, build, config_from
-from hrtem_stream.unet.fast import FastConfig
+from hrtem_stream.unet.fast import FastConfig, clip_outliers
 from hrtem_stream.unet.paper import PaperConfig, PaperNet
 from tests.unet.frames import TINY
 
@@ -58,3 +58,23 @@ def test_unknown_architectures_and_fields_are_refused() -> None:
         config_from("slow", {})
     with pytest.raises(ValueError, match="fast"):
         config_from("fast", {"depth": 3})
+
+
+def test_outliers_are_clipped_and_the_rest_standardised() -> None:
+    images = torch.randn(2, 1, 64, 64, generator=torch.manual_seed(0))
+    images[1, 0, :4, :4] = 1e4
+    tame = clip_outliers(images)
+    torch.testing.assert_close(
+        tame[0], (images[0] - images[0].mean()) / images[0].std(), atol=0.01, rtol=0
+    )
+    assert tame[1].max() < 9.0
+    assert tame[1, 0, 8:].std() > 0.8
+
+
+def test_pixels_outside_the_beam_stay_zero() -> None:
+    images = torch.randn(1, 1, 64, 64, generator=torch.manual_seed(0)) + 3.0
+    images[..., :40] = 0.0
+    tame = clip_outliers(images)
+    assert not tame[..., :40].any()
+    assert abs(float(tame[..., 40:].mean())) < 1e-5
+    assert not clip_outliers(torch.zeros(1, 1, 64, 64)).any()

@@ -1,0 +1,71 @@
+"""normalise: every frame comes out, analysed or with its fault."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from hrtem_stream.stages.normalise import Normalise, analysable, thumbnail
+from tests.stages.frames import raw
+
+
+class Memory:
+    def __init__(self, pixels: NDArray[Any]) -> None:
+        self._pixels = pixels
+
+    def pixels(
+        self, log_id: int, ordinal: int, offset: int, dtype: str, shape: tuple[int, int]
+    ) -> NDArray[Any]:
+        return self._pixels
+
+
+def _frame(pixels: NDArray[Any], **changes: Any) -> Any:
+    stage = Normalise(Memory(pixels), working_size=64)  # type: ignore[arg-type]
+    (result,) = stage.process([raw(0, **changes)])
+    return result
+
+
+def _noise() -> NDArray[np.uint16]:
+    return np.random.default_rng(0).poisson(300, (128, 128)).astype(np.uint16)
+
+
+def test_a_frame_becomes_a_standardised_working_image() -> None:
+    result = _frame(_noise())
+    assert result.image.shape == (64, 64)
+    assert result.image.mean() == pytest.approx(0, abs=1e-3)
+    assert result.image.std() == pytest.approx(1, abs=1e-2)
+    assert result.header.fault == ""
+    assert result.coefficients.mean() == pytest.approx(300, rel=0.05)
+
+
+def test_signed_counts_give_what_unsigned_ones_give() -> None:
+    unsigned, signed = _frame(_noise()), _frame(_noise().astype(np.int16))
+    assert np.allclose(unsigned.image, signed.image, atol=1e-4)
+    assert analysable(_noise()).dtype == np.uint16
+
+
+@pytest.mark.parametrize(
+    ("pixels", "words"),
+    [
+        (np.zeros((128, 128), np.uint16), "blank"),
+        (np.full((128, 128), 7, np.uint16), "constant"),
+        (np.full((128, 128), np.nan, np.float32), "finite"),
+        (np.where(np.arange(128) % 2, 65535, _noise()).astype(np.uint16), "saturated"),
+    ],
+)
+def test_a_frame_that_cannot_be_analysed_says_why(pixels: NDArray[Any], words: str) -> None:
+    result = _frame(pixels)
+    assert words in result.header.fault
+    assert not result.image.any()
+
+
+def test_a_fault_that_came_with_the_frame_stays() -> None:
+    assert _frame(_noise(), fault="truncated").header.fault == "truncated"
+
+
+def test_a_thumbnail_spans_three_deviations_each_way() -> None:
+    image = np.array([[-9.0, -3.0, 0.0, 3.0, 9.0]], np.float32)
+    assert thumbnail(image).tolist() == [[0, 0, 127, 255, 255]]

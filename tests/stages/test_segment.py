@@ -1,0 +1,151 @@
+"""segment and its fallback: whatever fails, every frame gets a mask, and says by which method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from hrtem_stream.errors import SegmenterError
+from hrtem_stream.stages.fallback import Masks, WithFallback
+from hrtem_stream.stages.segment import Segment
+from tests.stages.frames import SHAPE, normalised
+
+
+class Fake:
+    """A segmenter that calls everything amorphous above a level, and fails when told."""
+
+    def __init__(self, method: str, level: float = 0.0) -> None:
+        self.method = method
+        self.level = level
+        self.error: SegmenterError | None = None
+        self.n_calls = 0
+
+    def segment(self, images: NDArray[np.float32]) -> Masks:
+        self.n_calls += 1
+        if self.error is not None:
+            raise self.error
+        confidence = np.full(len(images), 0.8, np.float32)
+        return Masks(self.method, images > self.level, confidence)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def _pair(**changes: object) -> tuple[Fake, Fake, Clock, list[str], WithFallback]:
+    unet, bragg, clock = Fake("unet"), Fake("bragg", level=0.5), Clock()
+    reasons: list[str] = []
+    both = WithFallback(
+        unet, fallback=bragg, clock=clock, note_switch=reasons.append, **changes  # type: ignore[arg-type]
+    )  # fmt: skip
+    return unet, bragg, clock, reasons, both
+
+
+def _stage(segmenter: WithFallback, **changes: object) -> Segment:
+    return Segment(segmenter, working_size=SHAPE[0], **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SegmenterError("CUDA error: an illegal memory access", "device"),
+        SegmenterError("out of memory for one image", "out_of_memory"),
+        SegmenterError("output must be finite, got NaN", "not_finite"),
+    ],
+)
+def test_a_batch_on_which_the_segmenter_fails_goes_to_the_bragg_filter(
+    error: SegmenterError,
+) -> None:
+    unet, _, _, reasons, both = _pair()
+    unet.error = error
+    results = _stage(both).process([normalised(0), normalised(1)])
+    assert [result.method for result in results] == ["bragg", "bragg"]
+    assert reasons == [error.reason]
+
+
+def test_the_failed_segmenter_is_tried_again_after_a_time_that_doubles() -> None:
+    unet, _, clock, reasons, both = _pair()
+    images = np.zeros((1, *SHAPE), np.float32)
+    unet.error = SegmenterError("broken")
+    tried = []
+    for _ in range(80):
+        n_before = unet.n_calls
+        both.segment(images)
+        if unet.n_calls > n_before:
+            tried.append(clock.now_s - 100)
+        clock.now_s += 0.5
+    assert tried == [0, 1, 3, 7, 15, 31]
+    assert len(reasons) == 80
+    unet.error = None
+    clock.now_s += 60
+    assert both.segment(images).method == "unet"
+    unet.error = SegmenterError("broken")
+    both.segment(images)
+    clock.now_s += 1.0
+    unet.error = None
+    assert both.segment(images).method == "unet", "after a success the first wait is short again"
+
+
+def test_frames_that_waited_too_long_go_to_the_quicker_filter() -> None:
+    unet, _, _, reasons, both = _pair(oldest_s=2.0)
+    frames = [normalised(0)]
+    young = _stage(both, clock_ns=lambda: 2_500_000_000).process(frames)
+    old = _stage(both, clock_ns=lambda: 3_500_000_000).process(frames)
+    assert (young[0].method, old[0].method) == ("unet", "bragg")
+    assert reasons == ["backlog"]
+    assert unet.n_calls == 1
+
+
+def test_frames_with_a_fault_are_passed_on_and_count_as_nothing() -> None:
+    _, _, _, _, both = _pair()
+    frames = [normalised(0), normalised(1, fault="blank"), normalised(2)]
+    results = _stage(both).process(frames)
+    assert [result.method for result in results] == ["unet", "none", "unet"]
+    assert [result.header.row for result in results] == [0, 1, 2]
+    assert results[1].graphene_fraction == results[1].amorphous_fraction == 0.0
+    assert not results[1].amorphous.any()
+
+
+def test_vacuum_and_beam_off_are_neither_graphene_nor_amorphous() -> None:
+    _, _, _, _, both = _pair()
+    vacuum, beam_off = np.zeros(SHAPE, np.bool_), np.zeros(SHAPE, np.bool_)
+    vacuum[:16], beam_off[48:] = True, True
+    frame = replace(normalised(0, np.ones(SHAPE)), vacuum=vacuum, beam_off=beam_off)
+    (result,) = _stage(both).process([frame])
+    assert result.amorphous_fraction == 0.5
+    assert result.vacuum_fraction == result.beam_off_fraction == 0.25
+    assert result.graphene_fraction == 0.0
+
+
+def test_the_agreement_of_both_methods_is_measured_on_a_share_of_the_frames() -> None:
+    _, bragg, _, _, both = _pair()
+    results = _stage(both, agreement_share=0.5).process([normalised(row) for row in range(4)])
+    sampled = [not np.isnan(result.agreement) for result in results]
+    assert sampled == [True, False, True, False]
+    image = normalised(0).image
+    assert results[0].agreement == pytest.approx(np.mean((image > 0) == (image > 0.5)))
+    assert results[0].confidence == pytest.approx(0.8)
+    assert bragg.n_calls == 1
+
+
+def test_a_method_is_not_compared_with_itself() -> None:
+    unet, _, _, _, both = _pair()
+    unet.error = SegmenterError("broken")
+    (result,) = _stage(both, agreement_share=1.0).process([normalised(0)])
+    assert np.isnan(result.agreement)
+
+
+def test_every_result_is_noted() -> None:
+    _, _, _, _, both = _pair()
+    noted: list[str] = []
+    note: Callable = lambda frame: noted.append(frame.method)  # noqa: E731
+    _stage(both, note=note).process([normalised(0), normalised(1, fault="blank")])
+    assert sorted(noted) == ["none", "unet"]

@@ -1,0 +1,273 @@
+"""sort: order, flushing, restarts, odd frames, with a real log and archive and no sockets."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hrtem_stream import open_archive
+from hrtem_stream.messages import (
+    ControlRecord,
+    LossRange,
+    Mark,
+    SegmentedFrame,
+    SeriesEnd,
+    SeriesStart,
+)
+from hrtem_stream.runtime.heart import Heart
+from hrtem_stream.runtime.meter import Meter
+from hrtem_stream.settings import ArchiveSettings
+from hrtem_stream.stages.series import SortedSeries
+from hrtem_stream.stages.sort import Sort
+from hrtem_stream.transport.delivery import Acknowledgement
+from hrtem_stream.transport.frame_log import FrameLog, FrameLogReader, LoggedRecord
+from hrtem_stream.transport.wire import encode
+from tests.stages.frames import SHAPE, delivery, segmented
+
+
+class Inbox:
+    def __init__(self) -> None:
+        self.messages: deque[Any] = deque()
+
+    def wait(self, timeout_s: float) -> bool:
+        time.sleep(0.001)
+        return bool(self.messages)
+
+    def receive(self) -> Any:
+        return self.messages.popleft() if self.messages else None
+
+    def also_wake_on(self, descriptor: int) -> None:
+        pass
+
+
+class Outbox:
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+
+    def send(self, parts: Any) -> None:
+        self.sent.append(parts)
+
+    @property
+    def state(self) -> Acknowledgement:
+        return Acknowledgement.decode(bytes(self.sent[-1][-1]))
+
+
+class Stop:
+    is_set = False
+
+
+class Bench:
+    """A sort with its log, its archive folder and its wires in hand."""
+
+    def __init__(self, folder: Path, **archive: Any) -> None:
+        self.folder = folder
+        self.log = FrameLog.create(folder / "log", 4 << 20)
+        self.archive = ArchiveSettings(directory=str(folder), codec="none", **archive)
+        self.records: dict[int, LoggedRecord] = {}
+        self.pub = 0
+        self.start_sort()
+
+    def start_sort(self) -> None:
+        self.inbox, self.acknowledge, self.tell = Inbox(), Outbox(), Outbox()
+        self.meter = Meter("sort")
+        self.sort = Sort(
+            series=SortedSeries(
+                archive=self.archive, settings_json="{}", closed=self.folder / "closed",
+                working_size=SHAPE[0],
+            ),
+            reader=FrameLogReader(self.log.path), inbox=self.inbox,
+            acknowledge=self.acknowledge, tell=self.tell, meter=self.meter,
+            heart=Heart(self.folder / "heart"), stop=Stop(), window=64, flush_frames=8,
+            flush_s=0.01, n_threads=1, full_disk_wait_s=0.0,  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    def kill_sort(self) -> None:
+        """Let go of everything as a killed process would."""
+        self.sort._series.abandon()
+        self.start_sort()
+
+    def frame(self, row: int, **changes: Any) -> SegmentedFrame:
+        """Log a frame and give its message."""
+        shape = changes.pop("shape", (128, 128))
+        pixels = np.random.default_rng(row).poisson(200, shape).astype(np.uint16)
+        if shape[1] == 0:
+            pixels = np.zeros(shape[0], np.uint8)
+        record = self.log.append(1, b"", b"", pixels)
+        self.records[record.ordinal] = record
+        return segmented(
+            row, record.ordinal, shape=shape, digest=record.digest, dtype=pixels.dtype.str,
+            **changes,
+        )  # fmt: skip
+
+    def control(self, record: Any) -> ControlRecord:
+        logged = self.log.append(2, b"", b"")
+        self.records[logged.ordinal] = logged
+        return ControlRecord(delivery=delivery(logged.ordinal), record=record)
+
+    def start(self, series_id: str = "id", series: str = "s") -> ControlRecord:
+        return self.control(SeriesStart(series=series, series_id=series_id))
+
+    def end(self, n_received: int, series_id: str = "id") -> ControlRecord:
+        end = SeriesEnd(
+            series="s", series_id=series_id, n_received=n_received, n_archived=n_received
+        )
+        return self.control(end)
+
+    def send(self, *messages: Any, floor: int = 0) -> None:
+        for message in messages:
+            self.pub += 1
+            ordinal = message.delivery.ordinal
+            offset = self.records[ordinal].offset if ordinal in self.records else 0
+            parcel = delivery(
+                ordinal, log_id=self.log.log_id, offset=offset, pub=self.pub, floor=floor,
+                digest=self.records[ordinal].digest if ordinal in self.records else 0,
+            )  # fmt: skip
+            parts = encode(replace(message, delivery=parcel))
+            self.inbox.messages.append([bytes(part) for part in parts])
+
+    def turn_until(self, is_so: Callable[[], bool], timeout_s: float = 10.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not is_so():
+            assert time.monotonic() < deadline, "it never was so"
+            self.sort.turn()
+
+    def turn_some(self, seconds: float = 0.1) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            self.sort.turn()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path)
+    yield made
+    made.sort._series.abandon()
+    made.sort._threads.shutdown()
+
+
+def test_frames_that_come_out_of_order_are_archived_in_order(bench: Bench) -> None:
+    start = bench.start()
+    frames = [bench.frame(row) for row in range(5)]
+    end = bench.end(5)
+    bench.send(end, frames[3], frames[1], start, frames[4], frames[2])
+    bench.turn_some()
+    assert not (bench.folder / "s.nxs").exists()
+    assert bench.acknowledge.state.base == 1, "the start alone"
+    bench.send(frames[0])
+    bench.turn_until(lambda: (bench.folder / "s.nxs").exists())
+    with open_archive(bench.folder / "s.nxs") as archive:
+        assert archive.scores["sequence"].tolist() == [0, 1, 2, 3, 4]
+        assert archive.ledger.balanced
+    bench.turn_some(0.02)
+    assert bench.acknowledge.state.base == 7
+
+
+def test_what_is_acknowledged_is_what_a_successor_finds_in_the_file(bench: Bench) -> None:
+    messages = [bench.start(), *(bench.frame(row) for row in range(6)), bench.end(6)]
+    bench.send(*messages[:4])
+    bench.turn_until(lambda: bench.sort._receipt.base == 4)
+    bench.turn_some(0.02)
+    assert bench.acknowledge.state.base == 4
+    bench.kill_sort()
+    bench.send(*messages[2:], floor=2)
+    bench.turn_until(lambda: (bench.folder / "s.nxs").exists())
+    with open_archive(bench.folder / "s.nxs") as archive:
+        assert archive.scores["sequence"].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_series_that_was_closed_before_the_acknowledgement_arrived_is_not_written_again(
+    bench: Bench,
+) -> None:
+    messages = [bench.start(), bench.frame(0), bench.end(1)]
+    bench.send(*messages)
+    bench.turn_until(lambda: (bench.folder / "s.nxs").exists())
+    before = (bench.folder / "s.nxs").read_bytes()
+    bench.kill_sort()
+    bench.send(*messages)
+    bench.turn_until(lambda: bench.sort._receipt.base == 3)
+    assert (bench.folder / "s.nxs").read_bytes() == before
+    assert not (bench.folder / "s-2.nxs").exists()
+
+
+def test_the_start_is_not_acknowledged_before_a_file_holds_it(bench: Bench) -> None:
+    bench.send(bench.start())
+    bench.turn_some()
+    assert bench.sort._receipt.base == 0
+
+
+def test_the_first_image_gives_the_shape_even_if_a_torn_frame_comes_before_it(
+    bench: Bench,
+) -> None:
+    torn = bench.frame(0, shape=(100, 0), fault="payload is short")
+    bench.send(bench.start(), torn)
+    bench.turn_some()
+    assert bench.sort._receipt.base == 0
+    bench.send(bench.frame(1), bench.end(2))
+    bench.turn_until(lambda: (bench.folder / "s.nxs").exists())
+    with open_archive(bench.folder / "s.nxs") as archive:
+        assert archive.shape == (128, 128)
+        assert archive.set_aside(0).payload == bytes(100)
+        assert archive.scores["fault"].tolist()[0] == "payload is short"
+
+
+def test_a_series_without_a_frame_leaves_a_file_with_its_ledger(bench: Bench) -> None:
+    loss = bench.control(LossRange(series="s", series_id="id", first=0, n_frames=3, reason="gap"))
+    bench.send(bench.start())
+    bench.send(loss, bench.end(3))
+    bench.turn_until(lambda: (bench.folder / "s.nxs").exists())
+    with open_archive(bench.folder / "s.nxs") as archive:
+        assert len(archive) == 0
+        assert (archive.ledger.received, archive.ledger.lost) == (3, 3)
+
+
+def test_a_frame_of_another_shape_is_set_aside_byte_for_byte(bench: Bench) -> None:
+    bench.send(bench.start(), bench.frame(0), bench.frame(1, shape=(64, 32)), bench.end(2))
+    bench.turn_until(lambda: (bench.folder / "s.nxs").exists())
+    with open_archive(bench.folder / "s.nxs") as archive:
+        aside = archive.set_aside(1)
+        pixels = np.random.default_rng(1).poisson(200, (64, 32)).astype(np.uint16)
+        assert (aside.shape, aside.payload) == ((64, 32), pixels.tobytes())
+        assert np.isnan(archive.scores["graphene_fraction"][1])
+
+
+def test_a_mark_is_answered_at_once_with_the_horizon(bench: Bench) -> None:
+    bench.send(Mark(delivery=delivery(-1)))
+    bench.sort.turn()
+    assert bench.acknowledge.state.horizon == {0: 1}
+
+
+def test_watchers_hear_of_each_frame(bench: Bench) -> None:
+    bench.send(bench.start(), *(bench.frame(row) for row in range(3)))
+    bench.turn_until(lambda: len(bench.tell.sent) == 3)
+
+
+def test_another_log_seals_what_belongs_to_the_one_before(bench: Bench) -> None:
+    bench.send(bench.start(), bench.frame(0), bench.frame(1))
+    bench.turn_until(lambda: bench.sort._receipt.base == 3)
+    bench.log = FrameLog.create(bench.folder / "log", 4 << 20)
+    bench.records.clear()
+    start = bench.start(series_id="other")
+    frame = bench.frame(0, series_id="other")
+    bench.send(start, frame, bench.end(1, series_id="other"))
+    bench.turn_until(lambda: (bench.folder / "s-2.nxs").exists())
+    with open_archive(bench.folder / "s.nxs") as archive:
+        assert len(archive) == 2
+        assert "replaced" in archive.ledger.end_reason
+
+
+def test_pixels_that_changed_in_the_log_are_archived_with_a_fault(bench: Bench) -> None:
+    start, frame = bench.start(), bench.frame(0)
+    where = 4096 + bench.records[frame.delivery.ordinal].offset + 200
+    bench.log._buffer[where] ^= 255
+    bench.send(start, frame, bench.end(1))
+    bench.turn_until(lambda: (bench.folder / "s.nxs").exists())
+    with open_archive(bench.folder / "s.nxs") as archive:
+        assert "digest" in archive.scores["fault"][0]
+        assert archive.scores["method"][0] == "none"
