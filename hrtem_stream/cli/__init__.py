@@ -17,6 +17,7 @@ from hrtem_stream.cli.archives import info, recover, verify
 from hrtem_stream.cli.frames import evaluate, segment, simulate
 from hrtem_stream.cli.machine import config_show, doctor
 from hrtem_stream.cli.sessions import demo, replay, run, stage
+from hrtem_stream.cli.training import crossvalidate, gridsearch, train
 from hrtem_stream.errors import FeedError, HrtemError, SettingsError
 from hrtem_stream.version import __version__
 
@@ -24,9 +25,11 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     help="Segments, ranks and archives HRTEM frames of graphene while they come.",
 )  # fmt: skip
-for command in (
+COMMANDS = (
     demo, run, replay, segment, evaluate, info, verify, recover, simulate, stage, doctor,
-):  # fmt: skip
+    train, crossvalidate, gridsearch,
+)  # fmt: skip
+for command in COMMANDS:
     app.command()(command)
 config_app = typer.Typer(no_args_is_help=True, help="The settings.")
 config_app.command("show")(config_show)

@@ -73,6 +73,20 @@ def output_errors(output: Path) -> Iterator[None]:
         raise ArchiveError(f"{output} cannot be written: {error.strerror}") from error
 
 
+def require_torch() -> None:
+    """Refuse to go on without torch.
+
+    Raises
+    ------
+    SettingsError
+        It is not installed.
+    """
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None:
+        raise SettingsError("torch is not installed; pip install 'hrtem-stream[unet]'")
+
+
 def count_methods(methods: list[str]) -> dict[str, int]:
     """Count frames by method."""
     return {name: methods.count(name) for name in ("unet", "bragg", "none")}

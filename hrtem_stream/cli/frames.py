@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from hrtem_stream.cli.console import (
     count_methods,
     output_errors,
+    parse_values,
     print_json,
     require_paths,
     require_writable,
     say,
     settings_of,
 )
-from hrtem_stream.cli.options import (
-    Json,
-    Overwrite,
-    Paths,
-    SegmenterOption,
-)
-from hrtem_stream.errors import FeedError
+from hrtem_stream.cli.options import Json, Overwrite, Paths, SegmenterOption, SetOption
+from hrtem_stream.errors import FeedError, SettingsError
+
+if TYPE_CHECKING:
+    from hrtem_stream.messages import SegmentedFrame
 
 
 def segment(
@@ -75,9 +74,16 @@ def segment(
 def evaluate(
     folder: Annotated[Path, typer.Argument(help="Folder of NAME.png with NAME_LABEL.png.")],
     segmenter: SegmenterOption = "auto",
+    error_maps: Annotated[
+        Path | None, typer.Option(help="Folder for pictures of what was right and wrong.")
+    ] = None,
+    settings_values: SetOption = None,
     as_json: Json = False,
 ) -> None:
-    """Score the segmenter against labels drawn by hand."""
+    """Score the segmenter against labels drawn by hand.
+
+    Error maps: true positives white, false positives red, false negatives blue.
+    """
     from dataclasses import asdict
 
     from hrtem_stream.pipeline import make_segmenter
@@ -90,17 +96,21 @@ def evaluate(
     from hrtem_stream.stages.offline import segment_frames
 
     labelled = labelled_pairs(folder)
-    settings = settings_of(None, {"segment.segmenter": segmenter})
+    settings = settings_of(None, {"segment.segmenter": segmenter, **parse_values(settings_values)})
     working_size = settings.normalise.working_size
     results = segment_frames(
         read_frames([pair.image_path for pair in labelled]),
         make_segmenter(settings.segment, working_size=working_size),
         working_size=working_size,
     )
-    methods, pairs = [], []
+    methods, pairs, maps = [], [], []
     for pair, result in zip(labelled, results, strict=True):
         methods.append(result.method)
-        pairs.append((result.amorphous, _read_label(pair.label_path, working_size)))
+        label = _read_label(pair.label_path, working_size)
+        pairs.append((result.amorphous, label))
+        if error_maps is not None:
+            maps.append(error_maps / f"{pair.name}.png")
+            _write_error_map(maps[-1], result, label)
     report = {
         **asdict(pooled_scores(pairs)),
         "per_image": asdict(per_image_scores(pairs)),
@@ -119,15 +129,27 @@ def simulate(
     frames: Annotated[int, typer.Option(min=1, help="Number of frames.")] = 10,
     size: Annotated[int, typer.Option(min=64, max=8192, help="Side of a frame in pixels.")] = 1024,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    kind: Annotated[
+        Literal["camera", "physical"],
+        typer.Option(help="camera: quick, for demonstration; physical: for training."),
+    ] = "camera",
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Write frames of the simulated camera with their true labels."""
+    """Write simulated frames with their true labels: `images` and `labels`.
+
+    Labels: 0 graphene, 1 amorphous, 2 vacuum, 3 beam off.
+    Example: hrtem-stream simulate --kind physical --frames 20 --size 512 --output frames.npz
+    """
     from hrtem_stream.simulators.camera import write_simulation
+    from hrtem_stream.simulators.physical import WORKING_SIZE, write_physical
 
     require_writable(output, overwrite)
+    if kind == "physical" and size % WORKING_SIZE:
+        raise SettingsError(f"--size must be a multiple of {WORKING_SIZE} here, got {size}")
+    write = write_physical if kind == "physical" else write_simulation
     with output_errors(output):
-        write_simulation(output, n_frames=frames, size=size, seed=seed)
+        write(output, n_frames=frames, size=size, seed=seed)
     if as_json:
         print_json({"output": str(output), "n_frames": frames, "size": size, "seed": seed})
     else:
@@ -144,6 +166,18 @@ def print_scores(report: dict[str, Any]) -> None:
             f"{report['off_edge_2px'][name]:10.3f}"
         )
     print(f"{report['n_images']} images, {report['methods']}")
+
+
+def _write_error_map(path: Path, result: SegmentedFrame, label: Any) -> None:
+    """Write the frame and, beside it, what was right and wrong."""
+    from PIL import Image
+
+    from hrtem_stream.science.picture import error_map
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with output_errors(path):
+        picture = error_map(result.thumbnail, mask=result.amorphous, label=label)
+        Image.fromarray(picture).save(path)
 
 
 def _read_label(path: Path, size: int) -> Any:

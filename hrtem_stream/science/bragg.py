@@ -30,7 +30,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hrtem_stream.science.filters import blur, noise_deviation, subtract_local_mean
+from hrtem_stream.science.filters import blur, noise_deviation, quantile, subtract_local_mean
+from hrtem_stream.science.islands import find_islands
 from hrtem_stream.science.lattice import Reflections, find_reflections, lattice_image
 
 Image = NDArray[np.float32]
@@ -198,31 +199,20 @@ def threshold_level(level: Image, *, noise: float, parameters: BraggParameters =
     parameters
         See `BraggParameters`.
     """
-    clean = float(np.quantile(level[::4, ::4], parameters.clean_quantile))
+    clean = quantile(level[::4, ::4], share=parameters.clean_quantile)
     if clean > _TEXTURE_LEVEL and clean > _TEXTURE_OVER_NOISE * noise:
         # The cleanest part has texture as well, though the lattice shows through everywhere.
         clean = _CLEAN_OVER_NOISE * noise
     root = float(np.sqrt(max(clean, _LEAST_CLEAN)))
     if float(level.max()) <= parameters.high_threshold * root:
         return np.zeros(level.shape, np.bool_)
-    extent = (level > parameters.low_threshold * root).astype(np.uint8)
-    n_islands, islands, statistics, _ = cv2.connectedComponentsWithStats(
-        extent, connectivity=8, ltype=cv2.CV_32S
+    return find_islands(
+        level,
+        low=parameters.low_threshold * root,
+        high=parameters.high_threshold * root,
+        least_island_px=parameters.least_island_px,
+        largest_gap_px=parameters.largest_gap_px,
     )
-    kept = np.zeros(n_islands, np.bool_)
-    kept[islands[level > parameters.high_threshold * root]] = True
-    kept &= statistics[:, cv2.CC_STAT_AREA] >= parameters.least_island_px
-    kept[0] = False
-    return _fill_gaps(np.take(kept, islands), parameters.largest_gap_px)
-
-
-def _fill_gaps(mask: Mask, largest_px: int) -> Mask:
-    _, gaps, statistics, _ = cv2.connectedComponentsWithStats(
-        (~mask).astype(np.uint8), connectivity=4, ltype=cv2.CV_32S
-    )
-    filled = statistics[:, cv2.CC_STAT_AREA] <= largest_px
-    filled[0] = True
-    return np.asarray(np.take(filled, gaps))
 
 
 def _check(image: Image) -> None:

@@ -38,6 +38,29 @@ def overlay(
     return tinted
 
 
+def error_map(
+    image: NDArray[np.uint8], *, mask: NDArray[np.bool_], label: NDArray[np.bool_]
+) -> NDArray[np.uint8]:
+    """Set an image beside the errors of its mask, as Fig. 4 of Sadre et al. 2021.
+
+    Parameters
+    ----------
+    image
+        (P, Q) uint8.
+    mask, label
+        (P, Q) bool: found, and drawn by hand.
+
+    Returns
+    -------
+    (P, 2 Q, 3) uint8: true positives white, false positives red, false negatives blue.
+    """
+    errors = np.zeros((*image.shape, 3), np.uint8)
+    errors[mask & label] = (255, 255, 255)
+    errors[mask & ~label] = (255, 0, 0)
+    errors[~mask & label] = (0, 0, 255)
+    return np.concatenate([np.repeat(image[:, :, np.newaxis], 3, axis=2), errors], axis=1)
+
+
 def contact_sheet(
     pictures: Sequence[NDArray[np.uint8]], captions: Sequence[str], *, n_columns: int
 ) -> NDArray[np.uint8]:

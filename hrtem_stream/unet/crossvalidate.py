@@ -126,18 +126,10 @@ def crossvalidate(
     ValueError
         If `kind` is unknown or the frames do not suffice for the folds.
     """
-    if kind not in ("date", "random"):
-        raise ValueError(f"kind must be date or random, got {kind}")
     directory.mkdir(parents=True, exist_ok=True)
     results = []
     for repeat in range(n_repeats):
-        groups = [example.group for example in real]
-        split = (
-            date_folds(groups, n_folds=n_folds, seed=repeat)
-            if kind == "date"
-            else random_folds(len(real), n_folds=n_folds, seed=repeat)
-        )
-        for fold, held_out in enumerate(split):
+        for fold, held_out in enumerate(_split(real, kind, n_folds=n_folds, seed=repeat)):
             stem = directory / f"{kind}_{repeat}_{fold}"
             if not stem.with_suffix(".json").exists():
                 own = replace(recipe, seed=recipe.seed + 100 * repeat + fold)
@@ -165,6 +157,48 @@ def crossvalidate(
                 repeat,
                 fold,
                 scores(results[-1].as_is).jaccard,
+            )
+    return CrossValidation(kind=kind, folds=results)
+
+
+def score_untrained(
+    segment: Callable[[NDArray[np.float32]], NDArray[np.bool_]],
+    *,
+    real: Sequence[Example],
+    kind: str,
+    n_folds: int = 5,
+    n_repeats: int = 2,
+) -> CrossValidation:
+    """Score a segmenter that needs no training on the same folds.
+
+    Parameters
+    ----------
+    segment : callable
+        Maps normalised images (B, P, Q) to masks (B, P, Q).
+    real, kind, n_folds, n_repeats
+        See `crossvalidate`.
+    """
+    results = []
+    for repeat in range(n_repeats):
+        for fold, held_out in enumerate(_split(real, kind, n_folds=n_folds, seed=repeat)):
+            test = [real[i] for i in held_out]
+            masks = segment(np.stack([example.image for example in test]))
+            counted, away = Confusion(), Confusion()
+            for mask, example in zip(masks, test, strict=True):
+                label = example.amorphous
+                counted = counted + confusion(mask, label, counted=example.counts)
+                inner = example.counts & off_edge(label, margin_px=EDGE_MARGIN_PX)
+                away = away + confusion(mask, label, counted=inner)
+            results.append(
+                FoldResult(
+                    repeat=repeat,
+                    fold=fold,
+                    seed=repeat,
+                    held_out=[example.name for example in test],
+                    as_is=counted,
+                    four_flips=counted,
+                    off_edge=away,
+                )
             )
     return CrossValidation(kind=kind, folds=results)
 
@@ -209,6 +243,16 @@ def gridsearch(
         )
         found[features, blocks, rate] = folds.pooled(repeat=0)
     return dict(sorted(found.items(), key=lambda item: -item[1].jaccard))
+
+
+def _split(
+    real: Sequence[Example], kind: str, *, n_folds: int, seed: int
+) -> list[NDArray[np.intp]]:
+    if kind == "date":
+        return date_folds([example.group for example in real], n_folds=n_folds, seed=seed)
+    if kind == "random":
+        return random_folds(len(real), n_folds=n_folds, seed=seed)
+    raise ValueError(f"kind must be date or random, got {kind}")
 
 
 def _score(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hrtem_stream.science.filters import blur, noise_deviation, subtract_local_mean
+from hrtem_stream.science.filters import blur, noise_deviation, quantile, subtract_local_mean
 
 
 def test_a_constant_image_has_no_deviation_from_its_local_mean() -> None:
@@ -38,3 +38,10 @@ def test_a_lattice_does_not_count_as_noise() -> None:
     rows, columns = np.indices((256, 256))
     lattice = np.cos(2 * np.pi * (0.15 * columns + 0.08 * rows)).astype(np.float32)
     assert noise_deviation(lattice) < 0.03
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("n", [1, 2, 50, 4096])
+def test_a_quantile_equals_that_of_numpy(n: int, share: float) -> None:
+    values = np.random.default_rng(n).standard_normal((n, 2)).astype(np.float32)[:, :1]
+    assert quantile(values, share=share) == pytest.approx(np.quantile(values, share), rel=1e-5)

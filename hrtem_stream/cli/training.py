@@ -1,0 +1,260 @@
+"""Commands that train and compare networks: train, crossvalidate, gridsearch."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from hrtem_stream.cli.console import print_json, require_torch, say
+from hrtem_stream.cli.options import Json
+from hrtem_stream.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hrtem_stream.unet.dataset import Example
+    from hrtem_stream.unet.recipe import Recipe
+
+FIRST_TRAINING_SEED = 10_000
+"""Seeds of simulated frames below this one are kept for evaluation."""
+
+Folder = Annotated[Path, typer.Argument(help="Folder of NAME.png with NAME_LABEL.png.")]
+RunFolder = Annotated[Path, typer.Option(help="Checkpoints and metrics; a stopped run resumes.")]
+ArchitectureOption = Annotated[Literal["fast", "paper"], typer.Option(help="Which network.")]
+Simulated = Annotated[int, typer.Option(min=0, help="Simulated frames in the mix (fast only).")]
+Views = Annotated[int | None, typer.Option(min=8, help="Images shown, in all.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads on the processor.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+
+
+def train(
+    folder: Folder,
+    run: RunFolder = Path("runs/train"),
+    architecture: ArchitectureOption = "fast",
+    simulated: Simulated = 3000,
+    views: Views = None,
+    device: Device = "cpu",
+    threads: Threads = 1,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Train a network on labelled frames, and on simulated ones, into RUN/ARCHITECTURE.safetensors.
+
+    Example: hrtem-stream train frames/ --run runs/mine --simulated 1000
+    """
+    _begin(threads)
+    from dataclasses import asdict
+
+    from hrtem_stream.unet.checkpoint import ModelCard, save_checkpoint
+    from hrtem_stream.unet.crossvalidate import THRESHOLD
+    from hrtem_stream.unet.train import train as train_network
+
+    real = _read(folder)
+    mixed = _simulated(run, simulated if architecture == "fast" else 0)
+    recipe, start = _prepare(architecture, real, mixed, run, views, seed, device)
+    network = train_network(
+        recipe, real=real, simulated=mixed, checkpoint=run / f"{architecture}.pt", start=start,
+        device=device,
+    )  # fmt: skip
+    card = ModelCard(
+        architecture=architecture,
+        config=asdict(recipe.network),
+        threshold=THRESHOLD,
+        data=f"{len(real)} labelled frames of {folder.name}, {len(mixed)} simulated frames",
+        seeds=[seed],
+        recipe=asdict(recipe),
+    )
+    weights = run / f"{architecture}.safetensors"
+    card = save_checkpoint(weights, network=network, card=card)
+    if as_json:
+        print_json({"weights": str(weights), "sha256": card.sha256, "n_views": recipe.n_views})
+    else:
+        print(f"{weights}: use it with --set segment.weights={weights}")
+
+
+def crossvalidate(
+    folder: Folder,
+    folds: Annotated[Literal["date", "random"], typer.Option(help="What is held out.")] = "date",
+    segmenter: Annotated[Literal["unet", "bragg"], typer.Option(help="What is scored.")] = "unet",
+    architecture: ArchitectureOption = "fast",
+    n_folds: Annotated[int, typer.Option("--n-folds", min=2, help="Folds.")] = 5,
+    repeats: Annotated[int, typer.Option(min=1, help="Repeats, each split anew.")] = 2,
+    run: RunFolder = Path("runs/crossvalidate"),
+    simulated: Simulated = 3000,
+    views: Views = None,
+    device: Device = "cpu",
+    threads: Threads = 1,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Score a segmenter on frames that it has not seen.
+
+    Folds by date hold out whole sessions; random folds repeat what was published, and leak.
+    Example: hrtem-stream crossvalidate frames/ --folds date --architecture fast --repeats 2
+    """
+    _begin(threads)
+    from hrtem_stream.unet.crossvalidate import crossvalidate as run_folds
+    from hrtem_stream.unet.crossvalidate import score_untrained
+
+    real = _read(folder)
+    if segmenter == "bragg":
+        from hrtem_stream.stages.fallback import BraggSegmenter
+
+        bragg = BraggSegmenter()
+        found = score_untrained(
+            lambda images: bragg.segment(images).amorphous, real=real, kind=folds,
+            n_folds=n_folds, n_repeats=repeats,
+        )  # fmt: skip
+    else:
+        mixed = _simulated(run, simulated if architecture == "fast" else 0)
+        recipe, start = _prepare(architecture, real, mixed, run, views, seed, device)
+        found = run_folds(
+            recipe, real=real, simulated=mixed, kind=folds, directory=run / architecture,
+            n_folds=n_folds, n_repeats=repeats, start=start, device=device,
+        )  # fmt: skip
+    summary = {"segmenter": segmenter, "architecture": architecture, **found.summary()}
+    if as_json:
+        print_json(summary)
+    else:
+        _print_summary(summary)
+
+
+def gridsearch(
+    folder: Folder,
+    features: Annotated[str, typer.Option(help="Features to try, separated by commas.")] = "16,32",
+    blocks: Annotated[str, typer.Option(help="Blocks to try.")] = "5,7,9",
+    rates: Annotated[str, typer.Option(help="Learning rates to try.")] = "1e-4,1e-3",
+    folds: Annotated[Literal["date", "random"], typer.Option(help="What is held out.")] = "date",
+    n_folds: Annotated[int, typer.Option("--n-folds", min=2, help="Folds.")] = 5,
+    run: RunFolder = Path("runs/gridsearch"),
+    views: Views = None,
+    device: Device = "cpu",
+    threads: Threads = 1,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Cross-validate the published network over features, blocks and learning rate.
+
+    Example: hrtem-stream gridsearch frames/ --features 32 --blocks 5,7 --rates 1e-4 --device cuda
+    """
+    _begin(threads)
+    from dataclasses import asdict, replace
+
+    from hrtem_stream.unet.crossvalidate import gridsearch as search
+    from hrtem_stream.unet.recipe import published_recipe
+
+    real = _read(folder)
+    recipe = published_recipe(n_frames=len(real), seed=seed)
+    found = search(
+        replace(recipe, n_views=views or recipe.n_views),
+        real=real,
+        n_features=_numbers(features, int, "--features"),
+        n_blocks=_numbers(blocks, int, "--blocks"),
+        learning_rates=_numbers(rates, float, "--rates"),
+        directory=run,
+        kind=folds,
+        n_folds=n_folds,
+        device=device,
+    )
+    rows = [
+        {"features": f, "blocks": b, "learning_rate": rate, **asdict(scored)}
+        for (f, b, rate), scored in found.items()
+    ]
+    if as_json:
+        print_json({"kind": folds, "n_folds": n_folds, "results": rows})
+        return
+    print(f"{'features':>8} {'blocks':>6} {'rate':>8} {'jaccard':>8} {'f1':>6}")
+    for row in rows:
+        print(
+            f"{row['features']:8d} {row['blocks']:6d} {row['learning_rate']:8g} "
+            f"{row['jaccard']:8.3f} {row['f1']:6.3f}"
+        )
+
+
+def _begin(threads: int) -> None:
+    require_torch()
+    from hrtem_stream.unet.inference import use_threads
+
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
+    use_threads(threads)
+
+
+def _read(folder: Path) -> Sequence[Example]:
+    from hrtem_stream.sources.files import labelled_pairs
+    from hrtem_stream.unet.dataset import read_real
+
+    labelled_pairs(folder)  # says what is wrong with the folder
+    return read_real(folder)
+
+
+def _simulated(run: Path, n_frames: int) -> Sequence[Example]:
+    """Simulate the frames of the mix, or those that a stopped run still lacks."""
+    from hrtem_stream.unet.dataset import read_simulated, write_simulated
+
+    if not n_frames:
+        return []
+
+    def report(n_done: int) -> None:
+        if n_done % 100 == 0 or n_done == n_frames:
+            say(f"simulated {n_done} of {n_frames} frames")
+
+    seeds = range(FIRST_TRAINING_SEED, FIRST_TRAINING_SEED + n_frames)
+    write_simulated(run / "simulated", seeds=seeds, progress=report)
+    return read_simulated(run / "simulated", limit=n_frames)
+
+
+def _prepare(
+    architecture: str,
+    real: Sequence[Example],
+    simulated: Sequence[Example],
+    run: Path,
+    views: int | None,
+    seed: int,
+    device: str,
+) -> tuple[Recipe, Any]:
+    """Give the recipe, and for `fast` the network of the first stage, which saw no real frame."""
+    from dataclasses import replace
+
+    from hrtem_stream.unet.default import FIRST_STAGE, SECOND_STAGE
+    from hrtem_stream.unet.recipe import published_recipe
+    from hrtem_stream.unet.train import train as train_network
+
+    if architecture == "paper":
+        recipe = published_recipe(n_frames=len(real), seed=seed)
+        return replace(recipe, n_views=views or recipe.n_views), None
+    recipe = replace(SECOND_STAGE, seed=seed, n_views=views or SECOND_STAGE.n_views)
+    if not simulated:
+        return replace(recipe, simulated_share=0.0), None
+    start = train_network(
+        FIRST_STAGE, real=(), simulated=simulated, checkpoint=run / "first_stage.pt", device=device
+    )
+    return recipe, start
+
+
+def _numbers(text: str, kind: type[Any], option: str) -> list[Any]:
+    try:
+        return [kind(word) for word in text.split(",")]
+    except ValueError:
+        raise SettingsError(f"{option} needs numbers separated by commas, got {text!r}") from None
+
+
+def _print_summary(summary: dict[str, Any]) -> None:
+    names = ("accuracy", "balanced_accuracy", "jaccard", "f1", "precision", "recall")
+    print(
+        f"{summary['kind']} folds, {summary['n_repeats']} repeats, mean ± spread of pooled scores"
+    )
+    for variant in ("as_is", "four_flips", "off_edge"):
+        if variant in summary:
+            scores = summary[variant]
+            row = "  ".join(
+                f"{name} {scores[name]['mean']:.3f} ± {scores[name]['spread']:.3f}"
+                for name in names
+            )
+            print(f"{variant:<11} {row}")
+    print(json.dumps(summary["folds"]), file=sys.stderr)
