@@ -1,6 +1,6 @@
 """Make the shipped weights, and cross-validate how they are made, in one resumable run.
 
-Run:  python bench/unet_training.py REAL RUN [--simulated 3000] [--repeats 2] [--threads 1]
+Run:  python bench/unet_training.py REAL RUN [--simulated 4200] [--repeats 2] [--threads 1]
 
 REAL holds NAME.png with NAME_LABEL.png. RUN takes the simulated frames, checkpoints, metrics, the
 weights `fast.safetensors` and `unet_cross_validation.json`; a stopped run goes on where it was.
@@ -32,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("real", type=Path)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--simulated", type=int, default=3000, help="simulated frames")
+    parser.add_argument("--simulated", type=int, default=4200, help="simulated frames")
     parser.add_argument("--first-views", type=int, default=FIRST_STAGE.n_views)
     parser.add_argument("--second-views", type=int, default=SECOND_STAGE.n_views)
     parser.add_argument("--folds", type=int, default=5)

@@ -14,19 +14,20 @@ of the beam pull it. `normalise_frame` ships: degree 4, fitted robustly to what 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from hrtem_stream.science.bezier import bernstein, bezier_surface, check_degree, fit_bezier
+from hrtem_stream.science.filters import quantile
 from hrtem_stream.science.reduction import (
     WORKING_SHAPE,
     Frame,
     check_frame,
     reduce_frame,
 )
+from hrtem_stream.science.robust_fit import fit_robustly
 from hrtem_stream.science.vacuum import find_vacuum
 
 Image = NDArray[np.float32]
@@ -41,10 +42,6 @@ _OFF_SHARE = 0.3
 """Pixels below this share of the fitted illumination are outside the beam."""
 _HOT_DEVIATIONS = 10.0
 """A pixel that differs from its 3x3 median by so many robust deviations is a defect."""
-_N_REWEIGHTINGS = 4
-_TUKEY = 4.0
-_STIFFNESS = 1e-3
-"""Weight of the penalty that keeps the surface tame where nothing is lit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,25 +126,27 @@ def repair_defects(image: Image) -> Image:
     A defect differs from that median by more than ten robust deviations, taken where there is
     light; no lattice does.
     """
-    median = cv2.medianBlur(np.ascontiguousarray(image, np.float32), 3)
-    difference = np.abs(image - median)
+    image = np.ascontiguousarray(image, np.float32)
+    median = cv2.medianBlur(image, 3)
+    difference = cv2.absdiff(image, median)
     # The median deviation of a sixteenth of the pixels is as good, and costs nothing; the dark
     # outside of the beam says nothing of the deviation within.
     level = median[::4, ::4]
-    lit = level > 0.5 * float(level.mean())
-    deviation = 1.4826 * float(np.median(difference[::4, ::4][lit])) if lit.any() else 0.0
-    limit = max(_HOT_DEVIATIONS * deviation, 1e-3 * float(np.abs(level).mean()))
-    repaired: Image = np.where(difference > limit, median, image).astype(np.float32, copy=False)
+    mean = float(level.mean())
+    lit = difference[::4, ::4][level > 0.5 * mean]
+    deviation = 1.4826 * quantile(lit, share=0.5) if lit.size else 0.0
+    limit = max(_HOT_DEVIATIONS * deviation, 1e-3 * abs(mean))
+    if float(difference.max()) <= limit:
+        return image
+    repaired: Image = np.where(difference > limit, median, image)
     return repaired
 
 
 def fit_illumination(image: Image, *, degree: int = DEGREE) -> tuple[NDArray[np.float64], Mask]:
     """Fit a Bézier surface to what the beam lights, and return it with the mask of the rest.
 
-    Block means are fitted by iteratively reweighted least squares with Tukey's weights on the
-    relative residual, so that contaminants, holes and defects lose their say. Dark blocks have
-    none from the start. A small penalty on the second differences of the coefficients keeps the
-    surface from running away where nothing is lit.
+    Block means are fitted robustly (`robust_fit`), so that contaminants, holes and defects lose
+    their say. Dark blocks have none from the start.
 
     Parameters
     ----------
@@ -178,15 +177,15 @@ def fit_illumination(image: Image, *, degree: int = DEGREE) -> tuple[NDArray[np.
         raise ValueError(f"image must be at least 16 x 16, got shape {image.shape}")
     n_blocks = min(_BLOCKS, image.shape[0] // 2), min(_BLOCKS, image.shape[1] // 2)
     blocks = cv2.resize(image, n_blocks[::-1], interpolation=cv2.INTER_AREA).astype(np.float64)
-    bright = float(np.percentile(blocks, 90.0))
+    bright = quantile(blocks, share=0.9)
     if bright <= 0.0:
         return np.zeros((degree + 1, degree + 1)), np.ones(image.shape, np.bool_)
     lit = blocks > _DARK_SHARE * bright
-    surface = _fit_reweighted(blocks, lit, degree)
+    surface = fit_robustly(blocks, lit=lit, degree=degree)
     off = blocks < _OFF_SHARE * bezier_surface(surface, shape=n_blocks)
     if (off & lit).any():
         lit &= ~cv2.dilate(off.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(np.bool_)
-        surface = _fit_reweighted(blocks, lit, degree)
+        surface = fit_robustly(blocks, lit=lit, degree=degree)
     if (blocks > 2.0 * _OFF_SHARE * bezier_surface(surface, shape=n_blocks)).all():
         return surface, np.zeros(image.shape, np.bool_)
     return surface, _beam_off(image, surface, bright)
@@ -225,55 +224,14 @@ def standardise(image: Image, *, beam_off: Mask) -> Image:
     if not beam_off.any():
         mean, deviation = cv2.meanStdDev(image)
         scale = 1.0 / deviation.item() if deviation.item() > 0.0 else 0.0
-        return np.asarray(cv2.multiply(cv2.subtract(image, mean.item()), scale), np.float32)
+        centred = np.subtract(image, np.float32(mean.item()), dtype=np.float32)
+        centred *= np.float32(scale)
+        return centred
     mean, deviation = cv2.meanStdDev(image, mask=(~beam_off).astype(np.uint8))
     scale = 1.0 / deviation.item() if deviation.item() > 0.0 else 0.0
     standardised: Image = ((image - np.float32(mean.item())) * np.float32(scale)).astype(np.float32)
     standardised[beam_off] = 0.0
     return standardised
-
-
-def _fit_reweighted(blocks: NDArray[np.float64], lit: Mask, degree: int) -> NDArray[np.float64]:
-    """Fit a surface to the lit blocks, four times over, each time believing outliers less."""
-    left = bernstein(blocks.shape[0], degree=degree)
-    right = bernstein(blocks.shape[1], degree=degree)
-    weights = lit.astype(np.float64)
-    surface = np.zeros((degree + 1, degree + 1))
-    for _ in range(_N_REWEIGHTINGS):
-        surface = _solve(blocks, weights, left, right)
-        fitted = left @ surface @ right.T
-        residual = blocks / np.maximum(fitted, 1e-6 * np.abs(fitted).max()) - 1.0
-        spread = 1.4826 * float(np.median(np.abs(residual[lit])))
-        reach = _TUKEY * max(spread, 1e-4)
-        weights = lit * np.square(np.clip(1.0 - np.square(residual / reach), 0.0, None))
-    return surface
-
-
-def _solve(
-    blocks: NDArray[np.float64],
-    weights: NDArray[np.float64],
-    left: NDArray[np.float64],
-    right: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """Solve the weighted normal equations; weights do not separate, but the basis still does."""
-    n = left.shape[1]
-    left2 = (left[:, :, None] * left[:, None, :]).reshape(len(left), n * n)
-    right2 = (right[:, :, None] * right[:, None, :]).reshape(len(right), n * n)
-    gram = (left2.T @ weights @ right2).reshape(n, n, n, n).transpose(0, 2, 1, 3)
-    matrix = gram.reshape(n * n, n * n)
-    target = (left.T @ (weights * blocks) @ right).ravel()
-    stiffness = _STIFFNESS * matrix.trace() / (n * n)
-    solution = np.linalg.solve(matrix + stiffness * _bending(n), target)
-    return np.asarray(solution, np.float64).reshape(n, n)
-
-
-@lru_cache(maxsize=8)
-def _bending(n: int) -> NDArray[np.float64]:
-    """Return the quadratic form of the squared second differences of (n, n) coefficients."""
-    second = np.diff(np.eye(n), 2, axis=0)
-    along = second.T @ second
-    # The trace of the identity makes it definite: with nothing lit the surface is zero.
-    return np.kron(along, np.eye(n)) + np.kron(np.eye(n), along) + 1e-9 * np.eye(n * n)
 
 
 def _beam_off(image: Image, surface: NDArray[np.float64], bright: float) -> Mask:

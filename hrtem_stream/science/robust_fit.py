@@ -87,14 +87,20 @@ def _reweight(
 
 @compiled
 def _pairs(basis: Real) -> Real:
-    """Return the products of two basis functions, (samples, n * n)."""
+    """Return the products of two basis functions, one column for each pair."""
     samples, n = basis.shape
-    pairs = np.empty((samples, n * n))
+    pairs = np.empty((samples, n * (n + 1) // 2))
     for i in range(samples):
         for k in range(n):
-            for m in range(n):
-                pairs[i, k * n + m] = basis[i, k] * basis[i, m]
+            for m in range(k + 1):
+                pairs[i, _pair(k, m)] = basis[i, k] * basis[i, m]
     return pairs
+
+
+@compiled
+def _pair(k: int, m: int) -> int:
+    larger, smaller = max(k, m), min(k, m)
+    return larger * (larger + 1) // 2 + smaller
 
 
 @compiled
@@ -114,7 +120,7 @@ def _normal_equations(
         for m in range(n):
             for p in range(n):
                 for q in range(n):
-                    matrix[k * n + p, m * n + q] = gram[k * n + m, p * n + q]
+                    matrix[k * n + p, m * n + q] = gram[_pair(k, m), _pair(p, q)]
     target[:] = _project(left, weights * blocks, right).ravel()
 
 
