@@ -260,6 +260,8 @@ class FrameSummary:
     beam_off_fraction: float
     confidence: float
     agreement: float
+    rank: int
+    """Place by graphene fraction among the frames of the series so far, 0 is the best."""
     latency_s: float
     thumbnail: NDArray[np.uint8]
     amorphous: Bits

@@ -11,6 +11,7 @@ import fcntl
 import logging
 import math
 import os
+import re
 import shutil
 import sys
 import traceback
@@ -89,6 +90,7 @@ def run_session(
     from hrtem_stream.runtime.supervisor import GaveUpError, Supervisor
 
     check_output(settings)
+    _sweep()
     with _session_lock(settings):
         runtime = settings.runtime_directory
         _clear(runtime)
@@ -277,6 +279,7 @@ def _run_ingest(
         stop=stop,
         mark_interval_s=settings.ingest.mark_interval_s,
         idle_end_s=settings.ingest.idle_end_s,
+        first_item_s=settings.ingest.first_item_s,
     )
     ingest.run()
 
@@ -529,6 +532,19 @@ def _clear(runtime: Path) -> None:
     for path in runtime.iterdir():
         if path.suffix != ".suspects":
             path.unlink()
+
+
+def _sweep() -> None:
+    """Remove what replays and demos left whose command was killed: they are not resumed."""
+    folders = [*Path("/dev/shm").glob(f"hrtem-{os.getuid()}-*")]
+    folders += Path(f"/tmp/hrtem-{os.getuid()}").glob("*")
+    for folder in folders:
+        found = re.search(r"(?:replay|demo)-(\d+)(?:\.lock)?$", folder.name)
+        if found and not Path(f"/proc/{found[1]}").exists():
+            if folder.is_dir():
+                shutil.rmtree(folder, ignore_errors=True)
+            else:
+                folder.unlink(missing_ok=True)
 
 
 def _remove_log(settings: Settings) -> None:

@@ -122,6 +122,9 @@ class IngestSettings(Table):
     """A shard silent for so long while another moves gives its frames away, in seconds."""
     late_frames: int = Field(16, ge=0, le=4096)
     """A missing frame is declared lost after so many later ones have come."""
+    first_item_s: float = Field(0.0, ge=0, le=1e6)
+    """A feed from which nothing came after so long is unreachable, exit 4, in seconds; 0: it is
+    waited for."""
     idle_end_s: float = Field(60.0, ge=0, le=1e6)
     """A series silent for so long is ended, in seconds; 0: never."""
 

@@ -1,7 +1,7 @@
 """The reflections of the lattice: where they are in the spectrum, and the image they alone make.
 
-Spatial frequencies g are in 1/px of the working image. A spectrum is the half plane that
-`scipy.fft.rfft2` returns.
+Spatial frequencies g are in 1/px of the working image. Half planes have the
+shape that `scipy.fft.rfft2` returns; spectra themselves are packed (`packed_spectrum`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from hrtem_stream.science.compiled import compiled
+from hrtem_stream.science.packed_spectrum import multiply_packed, unpack_amplitudes
 
 Image = NDArray[np.float32]
 Reflections = NDArray[np.float64]
@@ -66,8 +67,12 @@ def find_reflections(
     (n, 3) float64, most prominent first: g along rows and columns in 1/px, prominence.
     """
     rows, columns = image.shape
-    spectrum = np.abs(fft.rfft2(image * _hann(rows, columns))) * _weights(rows, columns)
-    plane, margin = _unfold(spectrum, rows)
+    amplitudes = np.empty((rows, columns // 2 + 1), np.float32)
+    spectrum = cv2.dft(image * _hann(rows, columns))
+    unpack_amplitudes(spectrum, _weights(rows, columns), amplitudes)
+    margin = min(BACKGROUND_PX // 2 + 4, columns // 2)
+    plane = np.empty((rows, margin + columns // 2 + 1), np.float32)
+    _unfold(amplitudes, margin, plane)
     smooth = cv2.GaussianBlur(plane, (0, 0), blur_px, borderType=cv2.BORDER_REFLECT_101)
     band = _band(rows, columns, margin, lowest)
     maxima = np.flatnonzero(
@@ -113,10 +118,12 @@ def lattice_image(image: Image, reflections: Reflections, *, aperture: float) ->
     padded = padded_shape(rows, columns)
     apertures = np.zeros((padded[0], padded[1] // 2 + 1), np.float32)
     _open_apertures(apertures, reflections, padded[1], aperture)
-    spectrum = fft.rfft2(image, s=padded)
-    spectrum *= apertures
-    filtered = fft.irfft2(spectrum, s=padded, overwrite_x=True)[:rows, :columns]
-    lattice: Image = filtered * _border_gain(rows, columns, aperture)
+    field = np.zeros(padded, np.float32)
+    field[:rows, :columns] = image
+    spectrum = cv2.dft(field, dst=field)
+    multiply_packed(spectrum, apertures)
+    filtered = cv2.dft(spectrum, dst=spectrum, flags=cv2.DFT_INVERSE | cv2.DFT_SCALE)
+    lattice: Image = filtered[:rows, :columns] * _border_gain(rows, columns, aperture)
     return lattice
 
 
@@ -154,16 +161,17 @@ def _raise(row: Image, across: Image, along: np.float32) -> None:
         row[j] = max(row[j], along * across[j])
 
 
-def _unfold(spectrum: Image, rows: int) -> tuple[Image, int]:
+@compiled
+def _unfold(half: Image, margin: int, plane: Image) -> None:
     """Put g = 0 in the middle row, and a margin of negative columns before the first one.
 
-    Returns the plane and the column of g = 0 in it. With the margin, a neighbourhood of a
-    reflection near the edge of the half plane is whole.
+    With the margin, a neighbourhood of a reflection near the edge of the half plane is whole.
     """
-    margin = min(BACKGROUND_PX // 2 + 4, spectrum.shape[1] - 1)
-    shifted = fft.fftshift(spectrum, axes=0)
-    mirrored = (2 * (rows // 2) - np.arange(rows)) % rows
-    return np.concatenate([shifted[mirrored, margin:0:-1], shifted], axis=1), margin
+    rows = half.shape[0]
+    for i in range(rows):
+        row = (i - rows // 2) % rows
+        plane[i, margin:] = half[row]
+        plane[i, :margin] = half[-row % rows, margin:0:-1]
 
 
 @lru_cache(maxsize=8)

@@ -59,7 +59,7 @@ def simulate(n: int, *, working_size: int, rng: np.random.Generator) -> Physical
     Parameters
     ----------
     n : int
-        Edge of the frame in detector pixels, at least 64.
+        Edge of the frame in detector pixels, at least 64, a multiple of 16.
     working_size : int
         Edge of the working image to which the frame will be reduced; the pixel size there is
         drawn from 0.026 to 0.08 nm.
@@ -69,10 +69,11 @@ def simulate(n: int, *, working_size: int, rng: np.random.Generator) -> Physical
     Raises
     ------
     ValueError
-        If n is below 64 or not a multiple of `working_size`.
+        If n is below 64, or not a multiple of `working_size` and of 16.
     """
-    if n < 64 or n % working_size:
-        raise ValueError(f"n must be a multiple of {working_size} and at least 64, got {n}")
+    if n < 64 or n % working_size or n % MARGIN_SHARE:
+        rule = f"a multiple of {working_size} and {MARGIN_SHARE}, and at least 64"
+        raise ValueError(f"n must be {rule}, got {n}")
     conditions = draw_conditions(reduction=n // working_size, rng=rng)
     return expose(specimen(n, conditions=conditions, rng=rng), conditions=conditions, rng=rng)
 
@@ -261,11 +262,7 @@ def _detected(
     expected = np.maximum(expected, 0) * (conditions.dose_e_per_nm2 * conditions.pixel_size_nm**2)
     counts = rng.poisson(expected).astype(np.float32) * np.float32(conditions.gain)
     steps = 1 + rng.normal(0, conditions.quadrant_step, (2, 2))
-    counts *= (
-        np.kron(steps, np.ones((n // 2, n // 2)))[:n, :n].astype(np.float32)
-        if (n % 2 == 0)
-        else np.float32(1)
-    )
+    counts *= np.kron(steps, np.ones((n // 2, n // 2))).astype(np.float32)
     counts += rng.normal(conditions.offset, conditions.read_noise + 1e-6, counts.shape)
     hot = rng.random(counts.shape) < conditions.hot_share
     counts[hot] = counts[hot] * 2 + rng.uniform(2, 30, int(hot.sum())) * counts.mean()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from hrtem_stream.errors import LogError, WireError
+from hrtem_stream.errors import FeedError, LogError, WireError
 from hrtem_stream.messages import (
     FeedFinished,
     FeedFrame,
@@ -108,6 +108,8 @@ class Ingest:
         Turns what the feed says into records.
     idle_end_s
         A series silent for so long is ended; 0: never.
+    first_item_s
+        The feed counts as unreachable if nothing came after so long; 0: never.
     """
 
     name = "ingest"
@@ -127,6 +129,7 @@ class Ingest:
         stop: StopRequest,
         mark_interval_s: float,
         idle_end_s: float,
+        first_item_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._feed = feed
@@ -140,6 +143,7 @@ class Ingest:
         self._stop = stop
         self._mark_interval_s = mark_interval_s
         self._idle_end_s = idle_end_s
+        self._first_item_s = first_item_s
         self._clock = clock
         self._waiting = deque(record for record in logged if record.ordinal >= log.base)
         """Logged, not yet published."""
@@ -154,7 +158,7 @@ class Ingest:
 
     def run(self) -> None:
         """Work until the feed is through, or told to stop, and all is archived."""
-        self._feed.open(self._account.position)
+        self._open_feed()
         try:
             while not (self._is_finished and self._is_drained()):
                 self.turn()
@@ -179,6 +183,19 @@ class Ingest:
             self._heard_s = now_s  # the feed is not asked, so its silence means nothing
             if not (self._waiting and self._dispatcher.may_publish()):
                 self._inbox.wait(OPENING_MARK_S)
+
+    def _open_feed(self) -> None:
+        """Attach to the feed, where an earlier process left it if the feed can go back there."""
+        position = self._account.position
+        try:
+            self._feed.open(position)
+        except FeedError as error:
+            if position is None:
+                raise
+            logger.warning("series %s cannot be continued: %s", position.series, error)
+            reason = "interrupted, and the feed could not go on where it was"
+            self._entries.extend(self._account.end(SeriesEnd(reason=reason)))
+            self._feed.open(None)
 
     def _recall(self, logged: Sequence[LoggedRecord]) -> None:
         """Take up the account where an earlier process left it."""
@@ -254,10 +271,13 @@ class Ingest:
     def _take(self, item: FeedItem | None, now_s: float) -> None:
         """Account for what the feed said."""
         if item is None:
+            if self._first_item_s and now_s - self._heard_s > self._first_item_s:
+                raise FeedError(f"nothing came from the feed within {self._first_item_s:g} s")
             if self._idle_end_s and now_s - self._heard_s > self._idle_end_s:
                 self._end_idle_series()
             return
         self._heard_s = now_s
+        self._first_item_s = 0.0
         now_ns = time.time_ns()
         match item:
             case FeedFrame():

@@ -31,6 +31,7 @@ from hrtem_stream.messages import (
 from hrtem_stream.runtime.heart import Heart
 from hrtem_stream.runtime.meter import Meter
 from hrtem_stream.runtime.process import StopRequest
+from hrtem_stream.science.ranking import LiveRanking
 from hrtem_stream.stages.segment import without_analysis
 from hrtem_stream.stages.series import Encoders, SortedSeries
 from hrtem_stream.transport.delivery import Receipt
@@ -129,6 +130,7 @@ class Sort:
         self._clock = clock
         self._receipt = Receipt(incarnation=secrets.randbits(63))
         self._held: dict[int, _Held] = {}
+        self._rankings: dict[str, LiveRanking] = {}
         self._encoders = Encoders(series.codec, series.keep)
         self._threads = ThreadPoolExecutor(n_threads, thread_name_prefix="encode")
         self._wake = os.eventfd(0, os.EFD_NONBLOCK)
@@ -383,6 +385,7 @@ class Sort:
                     record, message.delivery.ordinal, self._receipt.n_duplicates
                 )
                 self._meter.ledger_imbalance.inc(imbalance)
+                self._rankings.pop(record.series_id, None)
 
     def _wait_for_disk(self, error: ArchiveError) -> None:
         """Take a full disk as a reason to wait; anything else ends the stage."""
@@ -405,6 +408,12 @@ class Sort:
         self._is_marked = False
         self._meter.queue_frames.set(len(self._held))
 
+    def _rank(self, frame: SegmentedFrame) -> int:
+        """Rank a frame among those of its series so far."""
+        ranking = self._rankings.setdefault(frame.header.series_id, LiveRanking())
+        ranking.insert(frame.header.row, frame.graphene_fraction)
+        return ranking.rank(frame.header.row, frame.graphene_fraction)
+
     def _count(self, frame: SegmentedFrame, encoded: Encoded, archived_ns: int) -> None:
         header = frame.header
         latency_s = max(0.0, (archived_ns - header.received_ns) / 1e9)
@@ -422,7 +431,7 @@ class Sort:
             fault=header.fault, graphene_fraction=frame.graphene_fraction,
             amorphous_fraction=frame.amorphous_fraction, vacuum_fraction=frame.vacuum_fraction,
             beam_off_fraction=frame.beam_off_fraction, confidence=frame.confidence,
-            agreement=frame.agreement, latency_s=latency_s,
+            agreement=frame.agreement, rank=self._rank(frame), latency_s=latency_s,
             thumbnail=frame.thumbnail, amorphous=frame.amorphous, vacuum=frame.vacuum,
         )  # fmt: skip
         self._tell.send(encode_summary(summary))

@@ -116,7 +116,7 @@ def test_hot_pixels_are_hot() -> None:
     assert pixels.max() > 1.9 * np.median(pixels)
 
 
-@pytest.mark.parametrize("n", [32, 100])
+@pytest.mark.parametrize("n", [32, 100, 200])
 def test_sizes_that_do_not_fit_are_refused(n: int) -> None:
     with pytest.raises(ValueError, match="multiple"):
-        physical.simulate(n, working_size=64, rng=np.random.default_rng(0))
+        physical.simulate(n, working_size=n if n == 200 else 64, rng=np.random.default_rng(0))

@@ -117,7 +117,7 @@ def test_a_summary_survives_the_wire() -> None:
     summary = FrameSummary(
         series="s", series_id="x", sequence=1, row=1, name="n", shape=(32, 32), method="bragg",
         fault="", graphene_fraction=0.5, amorphous_fraction=0.5, vacuum_fraction=0.0,
-        beam_off_fraction=0.0, confidence=0.9, agreement=0.95, latency_s=0.01,
+        beam_off_fraction=0.0, confidence=0.9, agreement=0.95, rank=3, latency_s=0.01,
         thumbnail=frame.thumbnail,
         amorphous=frame.amorphous, vacuum=frame.vacuum,
     )  # fmt: skip
