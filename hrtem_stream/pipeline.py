@@ -306,7 +306,6 @@ def _run_segment(
     from hrtem_stream.transport.wire import topic
 
     _one_thread_each()
-    heart.beat()
     stage = Segment(
         make_segmenter(
             settings.segment,
@@ -345,7 +344,6 @@ def _run_between(
     from hrtem_stream.transport.sockets import Publisher, Subscriber, make_context
     from hrtem_stream.transport.wire import decode, encode
 
-    heart.beat()
     stage.warm_up()
     context = make_context()
     high_water = 4 * settings.ingest.window + 64
@@ -376,7 +374,6 @@ def _run_sort(
         make_context,
     )
 
-    heart.beat()
     context = make_context()
     high_water = 4 * settings.ingest.window + 64
     acknowledge = Publisher(

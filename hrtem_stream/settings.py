@@ -236,8 +236,8 @@ class SessionSettings(Table):
     """Time that a stop may take to bring the frames on their way into the archive, in seconds."""
     hang_s: float = Field(10.0, gt=0, le=3600)
     """A stage whose heart stands still for so long is killed and started anew, in seconds."""
-    start_up_s: float = Field(60.0, gt=0, le=3600)
-    """Time until the first heartbeat, in seconds."""
+    start_up_s: float = Field(120.0, gt=0, le=3600)
+    """The same until the first frame is done: a new installation compiles meanwhile."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least severe line that is written to stderr."""
 

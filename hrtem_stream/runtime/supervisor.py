@@ -193,7 +193,9 @@ class Supervisor:
         beat = read_beat(child.spec.heart)
         if beat.pid != child.process.pid or beat.beat_ns == 0:
             return now_s - child.started_s > self._start_up_s
-        return time.monotonic_ns() - beat.beat_ns > self._hang_s * 1e9
+        # The first frame may find something to compile that start-up did not foresee.
+        limit_s = self._hang_s if beat.n_done else max(self._hang_s, self._start_up_s)
+        return time.monotonic_ns() - beat.beat_ns > limit_s * 1e9
 
     def _stop_others(self, specs: Sequence[ProcessSpec]) -> None:
         """Stop stages in the order of the data's way, each with its time to finish."""

@@ -30,7 +30,7 @@ def subtract_local_mean(image: Image, *, deviation_px: float) -> Image:
         (columns, rows),
         interpolation=cv2.INTER_LINEAR,
     )
-    flattened: Image = image - mean
+    flattened: Image = np.subtract(image, mean, out=mean)
     return flattened
 
 

@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hrtem_stream.science.filters import blur, subtract_local_mean
+from hrtem_stream.science.filters import blur, quantile, subtract_local_mean
 from hrtem_stream.science.lattice import find_reflections, lattice_image
 
 Image = NDArray[np.float32]
@@ -75,51 +75,58 @@ def find_vacuum(flat: Image, *, illumination: Image, beam_off: Mask) -> Mask:
     Where the lattice has less than three times the power of the noise in its apertures, holes
     are missed rather than invented. A hole over more than nine tenths of the clean area is missed.
     """
-    lit = ~beam_off
-    if not lit.any():
+    if beam_off.all():
         return np.zeros_like(beam_off)
     contrast = flat - np.float32(1.0)
-    np.copyto(contrast, 0.0, where=beam_off)
+    evenly_lit = not beam_off.any()
+    if not evenly_lit:
+        contrast[beam_off] = 0.0
     centred = subtract_local_mean(contrast, deviation_px=_LOCAL_MEAN_PX)
-    np.copyto(centred, 0.0, where=beam_off)
+    if not evenly_lit:
+        centred[beam_off] = 0.0
     reflections = find_reflections(centred, threshold=_PEAK_THRESHOLD, n_peaks=24)
     if len(reflections) < 2 or reflections[0, 2] <= _LATTICE_THRESHOLD:
-        return lit if _is_noise(centred, lit) else np.zeros_like(lit)
+        return ~beam_off if _is_noise(centred, ~beam_off) else np.zeros_like(beam_off)
     lattice = lattice_image(centred, reflections, aperture=_APERTURE_PER_PX)
-    mean = cv2.mean(illumination, mask=lit.view(np.uint8))[0]
-    relative = _coarse(illumination) / np.float32(mean)
+    relative = _coarse(illumination)
+    lit = np.ones(relative.shape, np.bool_) if evenly_lit else _coarse(~beam_off) > 0.5
+    relative /= np.mean(relative, where=lit) if lit.any() else np.float32(1.0)
     # What two Gaussian apertures a reflection let through of the power of white noise.
     passed = 2.0 * len(reflections) * np.pi * _APERTURE_PER_PX**2
-    found = _without_lattice(
-        centred, lattice, illumination=relative, lit=_coarse(lit) > 0.5, passed=passed
-    )
+    found = _without_lattice(centred, lattice, illumination=relative, lit=lit, passed=passed)
+    if not found.any():
+        return np.zeros_like(beam_off)
     found &= np.abs(blur(_coarse(contrast), deviation_px=_BLUR_PX)) < _INTENSITY_MARGIN
-    vacuum = cv2.resize(found.astype(np.uint8), flat.shape[::-1], interpolation=cv2.INTER_NEAREST)
-    return np.asarray(vacuum.astype(np.bool_) & lit)
+    vacuum = cv2.resize(
+        found.view(np.uint8), beam_off.shape[::-1], interpolation=cv2.INTER_NEAREST
+    ).view(np.bool_)
+    return np.asarray(vacuum & ~beam_off)
 
 
 def _without_lattice(
     centred: Image, lattice: Image, *, illumination: Image, lit: Mask, passed: float
 ) -> Mask:
     """Mark where neither lattice nor texture adds to the noise, at half the resolution."""
-    lattice_power, power = _power(lattice), _power(centred)
-    texture_power = _power(centred - lattice) * illumination
-    sampled = np.zeros_like(lit)
-    sampled[::2, ::2] = lit[::2, ::2]
+    nowhere = np.zeros_like(lit)
+    sampled = lit[::2, ::2]
     if not sampled.any():
-        return sampled
-    noise = _NOISE_SPREAD * float(np.quantile(texture_power[sampled], 0.1))
-    clean = sampled & (texture_power < _CLEAN_SPREAD * noise)
-    lattice_power = lattice_power - (passed * noise) / illumination
-    reference = float(np.quantile(lattice_power[clean], 0.9))
+        return nowhere
+    texture_power = (_power(centred - lattice) * illumination)[::2, ::2][sampled]
+    noise = _NOISE_SPREAD * quantile(texture_power, share=0.1)
+    lattice_power = _power(lattice)
+    lattice_power -= np.float32(passed * noise) / illumination
+    clean = texture_power < _CLEAN_SPREAD * noise
+    reference = quantile(lattice_power[::2, ::2][sampled][clean], share=0.9)
     if reference < _LEAST_LATTICE * passed * noise:
-        return np.zeros_like(lit)
-    found = (
-        lit
-        & (lattice_power < _LATTICE_SHARE * reference)
-        & (power < noise / illumination + _EXCESS_SHARE * reference)
+        return nowhere
+    found = lit & (lattice_power < _LATTICE_SHARE * reference)
+    if not found.any():
+        return nowhere
+    found &= _power(centred) < np.float32(noise) / illumination + np.float32(
+        _EXCESS_SHARE * reference
     )
-    return _with_core(_tidy(found), lattice_power < _CORE_SHARE * reference)
+    tidy = _tidy(found)
+    return _with_core(tidy, lattice_power < _CORE_SHARE * reference) if tidy.any() else nowhere
 
 
 def _power(image: Image) -> Image:

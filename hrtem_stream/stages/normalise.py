@@ -43,9 +43,11 @@ class Normalise(Stage[RawFrame, NormalisedFrame]):
         self._shape = (working_size, working_size)
 
     def warm_up(self) -> None:
-        """Compile for the usual detector dtype."""
-        ramp = np.arange(4 * self._shape[0] * self._shape[1], dtype=np.uint16) % 1000 + 100
-        normalise_frame(ramp.reshape(2 * self._shape[0], 2 * self._shape[1]), shape=self._shape)
+        """Compile for the usual dtypes, or load what was compiled before."""
+        rng = np.random.default_rng(0)
+        noise = rng.poisson(100, (2 * self._shape[0], 2 * self._shape[1]))
+        for dtype in (np.uint8, np.uint16, np.float32):
+            normalise_frame(noise.astype(dtype), shape=self._shape)
 
     def process(self, batch: Sequence[RawFrame]) -> list[NormalisedFrame]:
         """Normalise each frame; one that cannot be analysed gets its fault in the header.

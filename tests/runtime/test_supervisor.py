@@ -70,6 +70,7 @@ def test_a_hang_is_told_from_slowness_and_killed(tmp_path: Path) -> None:
     hanging = (
         PRELUDE
         + """
+heart.n_done = 1
 heart.beat()
 if (folder / 'once').exists():
     (folder / 'second').touch()
