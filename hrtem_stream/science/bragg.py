@@ -30,7 +30,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hrtem_stream.science.filters import blur, noise_deviation, quantile, subtract_local_mean
+from hrtem_stream.science.filters import (
+    blur,
+    blur_coarsely,
+    noise_deviation,
+    quantile,
+    subtract_local_mean,
+)
 from hrtem_stream.science.islands import find_islands
 from hrtem_stream.science.lattice import Reflections, find_reflections, lattice_image
 
@@ -184,7 +190,7 @@ def subtract_lattice(
 def residual_level(residual: Image, *, parameters: BraggParameters = DEFAULT) -> Image:
     """Return E from Î − I_B (step 4)."""
     limited = blur(residual, deviation_px=parameters.band_limit_px)
-    return blur(cv2.absdiff(limited, 0.0), deviation_px=parameters.residual_blur_px)
+    return blur_coarsely(cv2.absdiff(limited, 0.0), deviation_px=parameters.residual_blur_px)
 
 
 def threshold_level(level: Image, *, noise: float, parameters: BraggParameters = DEFAULT) -> Mask:

@@ -131,14 +131,14 @@ def repair_defects(image: Image) -> Image:
     difference = cv2.absdiff(image, median)
     # The median deviation of a sixteenth of the pixels is as good, and costs nothing; the dark
     # outside of the beam says nothing of the deviation within.
-    level = median[::4, ::4]
+    level, sample = median[::4, ::4].copy(), difference[::4, ::4].copy()
     mean = float(level.mean())
-    lit = difference[::4, ::4][level > 0.5 * mean]
+    lit = sample[level > np.float32(0.5 * mean)]
     deviation = 1.4826 * quantile(lit, share=0.5) if lit.size else 0.0
     limit = max(_HOT_DEVIATIONS * deviation, 1e-3 * abs(mean))
-    if float(difference.max()) <= limit:
-        return image
-    repaired: Image = np.where(difference > limit, median, image)
+    defects = np.flatnonzero(difference > limit)
+    repaired: Image = image.copy()
+    repaired.ravel()[defects] = median.ravel()[defects]
     return repaired
 
 
@@ -182,11 +182,13 @@ def fit_illumination(image: Image, *, degree: int = DEGREE) -> tuple[NDArray[np.
         return np.zeros((degree + 1, degree + 1)), np.ones(image.shape, np.bool_)
     lit = blocks > _DARK_SHARE * bright
     surface = fit_robustly(blocks, lit=lit, degree=degree)
-    off = blocks < _OFF_SHARE * bezier_surface(surface, shape=n_blocks)
+    fitted = bezier_surface(surface, shape=n_blocks)
+    off = blocks < _OFF_SHARE * fitted
     if (off & lit).any():
         lit &= ~cv2.dilate(off.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(np.bool_)
         surface = fit_robustly(blocks, lit=lit, degree=degree)
-    if (blocks > 2.0 * _OFF_SHARE * bezier_surface(surface, shape=n_blocks)).all():
+        fitted = bezier_surface(surface, shape=n_blocks)
+    if (blocks > 2.0 * _OFF_SHARE * fitted).all():
         return surface, np.zeros(image.shape, np.bool_)
     return surface, _beam_off(image, surface, bright)
 
@@ -222,10 +224,9 @@ def standardise(image: Image, *, beam_off: Mask) -> Image:
     An image without variation becomes zero.
     """
     if not beam_off.any():
-        mean, deviation = cv2.meanStdDev(image)
-        scale = 1.0 / deviation.item() if deviation.item() > 0.0 else 0.0
-        centred = np.subtract(image, np.float32(mean.item()), dtype=np.float32)
-        centred *= np.float32(scale)
+        centred = np.subtract(image, np.float32(image.mean(dtype=np.float64)), dtype=np.float32)
+        variance = float(np.vdot(centred, centred)) / centred.size
+        centred *= np.float32(1.0 / np.sqrt(variance) if variance > 0.0 else 0.0)
         return centred
     mean, deviation = cv2.meanStdDev(image, mask=(~beam_off).astype(np.uint8))
     scale = 1.0 / deviation.item() if deviation.item() > 0.0 else 0.0

@@ -90,7 +90,7 @@ def find_vacuum(flat: Image, *, illumination: Image, beam_off: Mask) -> Mask:
     lattice = lattice_image(centred, reflections, aperture=_APERTURE_PER_PX)
     relative = _coarse(illumination)
     lit = np.ones(relative.shape, np.bool_) if evenly_lit else _coarse(~beam_off) > 0.5
-    relative /= np.mean(relative, where=lit) if lit.any() else np.float32(1.0)
+    relative /= cv2.mean(relative, mask=lit.view(np.uint8))[0] or 1.0
     # What two Gaussian apertures a reflection let through of the power of white noise.
     passed = 2.0 * len(reflections) * np.pi * _APERTURE_PER_PX**2
     found = _without_lattice(centred, lattice, illumination=relative, lit=lit, passed=passed)
@@ -116,17 +116,20 @@ def _without_lattice(
     lattice_power = _power(lattice)
     lattice_power -= np.float32(passed * noise) / illumination
     clean = texture_power < _CLEAN_SPREAD * noise
+    if not clean.any():
+        return nowhere
     reference = quantile(lattice_power[::2, ::2][sampled][clean], share=0.9)
     if reference < _LEAST_LATTICE * passed * noise:
         return nowhere
     found = lit & (lattice_power < _LATTICE_SHARE * reference)
     if not found.any():
         return nowhere
-    found &= _power(centred) < np.float32(noise) / illumination + np.float32(
-        _EXCESS_SHARE * reference
-    )
+    found &= _power(centred) - np.float32(noise) / illumination < _EXCESS_SHARE * reference
+    core = lattice_power < _CORE_SHARE * reference
+    if not (found & core).any():
+        return nowhere
     tidy = _tidy(found)
-    return _with_core(tidy, lattice_power < _CORE_SHARE * reference) if tidy.any() else nowhere
+    return _with_core(tidy, core) if tidy.any() else nowhere
 
 
 def _power(image: Image) -> Image:

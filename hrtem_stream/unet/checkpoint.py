@@ -82,7 +82,7 @@ def load_checkpoint(path: Path) -> tuple[nn.Module, ModelCard]:
     text, digest, tensors = _read(path)
     found = _digest(text, tensors)
     if found != digest:
-        raise SegmenterError(f"{path}: sha256 must be {digest[:16]}…, got {found[:16]}…")
+        raise SegmenterError(f"{path}: digest sha256 must be {digest[:16]}…, got {found[:16]}…")
     card = _card(json.loads(text), digest)
     if card.preprocessing != PREPROCESSING:
         raise SegmenterError(

@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from hrtem_stream.science.filters import blur, noise_deviation, quantile, subtract_local_mean
+from hrtem_stream.science.filters import (
+    blur,
+    blur_coarsely,
+    noise_deviation,
+    quantile,
+    subtract_local_mean,
+)
 
 
 def test_a_constant_image_has_no_deviation_from_its_local_mean() -> None:
@@ -45,3 +51,12 @@ def test_a_lattice_does_not_count_as_noise() -> None:
 def test_a_quantile_equals_that_of_numpy(n: int, share: float) -> None:
     values = np.random.default_rng(n).standard_normal((n, 2)).astype(np.float32)[:, :1]
     assert quantile(values, share=share) == pytest.approx(np.quantile(values, share), rel=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(256, 256), (129, 200)])
+def test_a_coarse_blur_equals_the_plain_one_to_two_per_cent(shape: tuple[int, int]) -> None:
+    image = np.abs(np.random.default_rng(0).standard_normal(shape)).astype(np.float32)
+    plain, coarse = blur(image, deviation_px=4.0), blur_coarsely(image, deviation_px=4.0)
+    assert coarse.dtype == np.float32
+    assert np.abs(coarse - plain).mean() < 0.01 * plain.mean()
+    assert np.abs(coarse - plain)[20:-20, 20:-20].max() < 0.03 * plain.mean()

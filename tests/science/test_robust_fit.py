@@ -10,7 +10,10 @@ from hrtem_stream.science.robust_fit import fit_robustly
 def fit_plainly(blocks: np.ndarray, lit: np.ndarray, degree: int) -> np.ndarray:
     """Weighted least squares with one row of the design matrix per block."""
     n = degree + 1
-    left, right = bernstein(blocks.shape[0], degree=degree), bernstein(blocks.shape[1], degree=degree)
+    left, right = (
+        bernstein(blocks.shape[0], degree=degree),
+        bernstein(blocks.shape[1], degree=degree),
+    )
     design = np.einsum("pk,qm->pqkm", left, right).reshape(blocks.size, n * n)
     second = np.diff(np.eye(n), 2, axis=0)
     along = second.T @ second
