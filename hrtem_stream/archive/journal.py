@@ -300,6 +300,32 @@ def _clear(journal: int) -> None:
     os.pwrite(journal, bytes(_HEADER.size), 0)
 
 
+def remove_stillborn(path: Path) -> bool:
+    """Remove a file whose writer was killed before its first commit; tell if it was one.
+
+    Raises
+    ------
+    ArchiveError
+        If another process writes it.
+    """
+    if not path.exists():
+        return False
+    journal = _locked_journal(path)
+    try:
+        is_begun = _begins_with_signature(path) or 0 in _valid_pages(journal)
+        if not is_begun:
+            path.unlink()
+            journal_path(path).unlink(missing_ok=True)
+    finally:
+        os.close(journal)
+    return not is_begun
+
+
+def _begins_with_signature(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(SIGNATURE)) == SIGNATURE
+
+
 def _stated_size(path: Path, first_page: bytes, n_bytes: int) -> int:
     """Return the end of the file that its superblock states."""
     if not first_page.startswith(SIGNATURE) or len(first_page) < 48 or first_page[8] not in (2, 3):

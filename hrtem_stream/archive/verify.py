@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from hrtem_stream.errors import ArchiveError
 from hrtem_stream.science.ranking import rank
 from hrtem_stream.science.run_length import are_canonical, fill_runs, mask_of_runs
 
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 N_DIFFERENCES_MAX = 1000
 """Beyond so many the file is plainly not what was written."""
 
@@ -39,9 +41,15 @@ def verify(path: str | os.PathLike[str]) -> VerifyReport:
     Raises
     ------
     ArchiveError
-        If there is no such file, or it is not an archive at all.
+        If there is no such file, or it is not HDF5 at all.
     """
-    with open_archive(path) as archive:
+    try:
+        opened = open_archive(path)
+    except ArchiveError as error:
+        if not _is_hdf5(path):
+            raise
+        return VerifyReport(path=str(path), n_frames=0, differences=(str(error),), ledger={})
+    with opened as archive:
         differences: list[str] = []
         try:
             for difference in _differences(archive):
@@ -59,6 +67,14 @@ def verify(path: str | os.PathLike[str]) -> VerifyReport:
             differences=tuple(differences),
             ledger=ledger,
         )
+
+
+def _is_hdf5(path: str | os.PathLike[str]) -> bool:
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE
+    except OSError:
+        return False
 
 
 def _differences(archive: Archive) -> Iterator[str]:

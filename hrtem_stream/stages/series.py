@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import threading
@@ -19,6 +20,7 @@ from hrtem_stream.archive.encoding import (
     checked_shape,
     set_aside,
 )
+from hrtem_stream.archive.journal import remove_stillborn
 from hrtem_stream.archive.layout import ArchiveHeader
 from hrtem_stream.archive.reader import open_archive
 from hrtem_stream.archive.rotation import SeriesArchive, file_path
@@ -102,6 +104,7 @@ class SortedSeries:
     def resume(self, series: str, series_id: str) -> bool:
         """Take up the archive of a series that an earlier process began; tell if there is one."""
         for path in self._candidates(series):
+            self._remove_stillborn(path)
             if self._series_in(path, part=True) == series_id:
                 self._open[series_id] = SeriesArchive.resume(
                     path, frames_per_file=self._frames_per_file, overwrite=self._archive.overwrite
@@ -217,6 +220,14 @@ class SortedSeries:
     def _is_taken(self, path: Path) -> bool:
         first = file_path(path, 0, frames_per_file=self._frames_per_file)
         return first.exists() or part_path(first).exists()
+
+    def _remove_stillborn(self, path: Path) -> None:
+        """Remove what a process left that was killed while it made the file."""
+        part = part_path(file_path(path, 0, frames_per_file=self._frames_per_file))
+        if path not in {archive.path for archive in self._open.values()}:
+            with contextlib.suppress(ArchiveError):  # another process writes it: it is taken
+                if remove_stillborn(part):
+                    logger.info("%s was begun and never written: removed", part)
 
     def _is_free(self, path: Path) -> bool:
         """Tell whether a new series may have this path."""

@@ -5,7 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hrtem_stream.archive.journal import PAGE, SIGNATURE, JournalledFile, journal_path
+from hrtem_stream.archive.journal import (
+    PAGE,
+    SIGNATURE,
+    JournalledFile,
+    journal_path,
+    remove_stillborn,
+)
 from hrtem_stream.errors import ArchiveError
 
 
@@ -151,3 +157,23 @@ def test_room_is_refused_before_anything_is_written(tmp_path):
     assert file.read(10**6) == bytes(range(100))
     file.close()
     assert (tmp_path / "f").stat().st_size == 100
+
+
+def test_a_file_that_was_never_committed_is_removed_and_any_other_is_kept(tmp_path):
+    path = tmp_path / "s.nxs.part"
+    file = JournalledFile.create(path)
+    with pytest.raises(ArchiveError):
+        remove_stillborn(path)
+    file.discard()
+    file.close()
+    assert remove_stillborn(path)
+    assert not path.exists()
+    assert not journal_path(path).exists()
+    file = JournalledFile.create(path)
+    put(file, 0, superblock(100))
+    put(file, 48, bytes(52))
+    file.commit()
+    file.close()
+    assert not remove_stillborn(path)
+    assert path.exists()
+    assert not remove_stillborn(tmp_path / "none")

@@ -150,3 +150,13 @@ def test_the_summary_of_nothing_has_no_latency(tmp_path):
     found = summary(archive_of(tmp_path / "s.nxs", 0))
     assert found["latency_s"] == {"p50": None, "p99": None}
     assert found["best"] == []
+
+
+def test_a_truncated_archive_is_a_difference_and_another_file_is_an_error(tmp_path):
+    path = archive_of(tmp_path / "s.nxs", 3)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert "cannot be opened" in verify(path).differences[0]
+    path.write_bytes(b"something else")
+    with pytest.raises(ArchiveError):
+        verify(path)

@@ -346,3 +346,36 @@ if "hrtem_stream.pipeline" in " ".join(sys.orig_argv) and "segment" in sys.orig_
     assert report["methods"]["none"] == 1
     with open_archive(output) as archive:
         assert "ended segment twice" in archive.scores["fault"][4]
+
+
+def test_a_session_that_was_killed_whole_is_taken_up_by_the_next_one(tmp_path: Path) -> None:
+    camera = Camera(tmp_path)
+    first = Session("run", camera.config)
+    camera.start()
+    for sequence in range(20):
+        camera.frame(sequence, _noise(sequence))
+    part = tmp_path / "runs" / "s.nxs.part"
+    first.wait_for(part.exists)
+    children = list(first.children().values())
+    first.process.kill()
+    first.process.communicate()
+    deadline = time.monotonic() + 10
+    while any(child.is_running() and child.status() != "zombie" for child in children):
+        assert time.monotonic() < deadline, "a stage outlived its supervisor"
+        time.sleep(0.02)
+    second = Session("run", camera.config, "--json")
+    for sequence in range(20, 30):
+        camera.frame(sequence, _noise(sequence))
+    camera.end(30)
+    second.wait_for((tmp_path / "runs" / "s.nxs").exists)
+    second.process.send_signal(signal.SIGINT)
+    out, _ = second.process.communicate(timeout=120)
+    camera.close()
+    (report,) = json.loads(out)["archives"]
+    assert report["received"] == 30 == report["archived"] + report["lost"]
+    with open_archive(tmp_path / "runs" / "s.nxs") as archive:
+        assert len(set(archive.scores["sequence"].tolist())) == report["archived"]
+    assert call_json("verify", tmp_path / "runs" / "s.nxs")["ok"]
+    assert not Path(
+        f"/dev/shm/hrtem-{os.getuid()}-test-{os.getpid()}-{tmp_path.name[:20]}"
+    ).exists()
