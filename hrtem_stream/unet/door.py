@@ -67,6 +67,9 @@ def load_unet(
     device = best_device()
     if device == "cpu":
         use_threads(1)
+        # A batch gains nothing on a processor, and one image at a time gives the same mask
+        # whichever frames came with it: a replay with kills equals one without.
+        max_batch = 1
     segmenter, _ = UNetSegmenter.from_checkpoint(
         weights, device=device, max_batch=max_batch, flips=FOUR_FLIPS if four_flips else AS_IS
     )

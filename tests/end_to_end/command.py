@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 
@@ -35,11 +35,24 @@ def call_json(*arguments: object, code: int = 0) -> dict[str, Any]:
 class Session:
     """A session that runs while a test does something to it."""
 
+    running: ClassVar[list[Session]] = []
+    """Those that a test has begun; `end_all` ends what a failed test leaves."""
+
     def __init__(self, *arguments: object) -> None:
+        self.running.append(self)
         self.process = subprocess.Popen(
             [*COMMAND, *map(str, arguments)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
+
+    @classmethod
+    def end_all(cls) -> None:
+        """End every session that is left."""
+        for session in cls.running:
+            if session.process.poll() is None:
+                session.process.kill()
+                session.process.communicate()
+        cls.running.clear()
 
     def children(self) -> dict[str, psutil.Process]:
         """Give the stage processes by name, such as segment-0."""

@@ -81,7 +81,7 @@ def test_verify_finds_what_was_changed(simulated: Path, tmp_path: Path) -> None:
     import h5py
 
     output = tmp_path / "out.nxs"
-    call_json("replay", simulated, "--output", output)
+    call_json("replay", simulated, "--output", output, "--segmenter", "bragg")
     with h5py.File(output, "r+") as file:
         frame = file["entry/images/image"][1]
         frame[7, 9] ^= 1

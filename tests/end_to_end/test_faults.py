@@ -16,6 +16,7 @@ import pytest
 import zmq
 
 from hrtem_stream import open_archive
+from hrtem_stream.runtime.heart import read_beat
 from tests.end_to_end.command import Session, call, call_json
 
 pytestmark = pytest.mark.processes
@@ -28,7 +29,7 @@ N_REPEATS = 30
 def undisturbed(frames: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Archive of a replay in which nothing was killed."""
     path = tmp_path_factory.mktemp("undisturbed") / "undisturbed.nxs"
-    call_json("replay", frames, "--output", path, "--repeat", N_REPEATS)
+    call_json("replay", frames, "--segmenter", "bragg", "--output", path, "--repeat", N_REPEATS)
     return path
 
 
@@ -37,6 +38,12 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("frames") / "frames.npz"
     assert call("simulate", "--frames", 10, "--size", 256, "--output", path).returncode == 0
     return path
+
+
+def _n_archived(session: Session) -> int:
+    """Frames that the present `sort` of a replay has archived."""
+    heart = Path(f"/tmp/hrtem-{os.getuid()}/replay-{session.process.pid}/sort.heart")
+    return read_beat(heart).n_done
 
 
 def _digests(path: Path) -> dict[str, list]:
@@ -57,6 +64,8 @@ def test_a_killed_stage_costs_no_frame(
     session = Session(
         "replay",
         frames,
+        "--segmenter",
+        "bragg",
         "--output",
         output,
         "--repeat",
@@ -68,8 +77,7 @@ def test_a_killed_stage_costs_no_frame(
         "--json",
     )
     for _ in range(2):
-        session.wait_for(lambda: Path(f"{output}.part").exists())
-        time.sleep(1.0)
+        session.wait_for(lambda: _n_archived(session) > 20)
         for victim in victims:
             if victim in session.children():
                 session.children()[victim].kill()
@@ -86,10 +94,19 @@ def test_a_killed_stage_costs_no_frame(
 def test_ctrl_c_drains_and_closes_the_file(frames: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.nxs"
     session = Session(
-        "replay", frames, "--output", output, "--repeat", 100_000, "--rate", 100, "--json"
+        "replay",
+        frames,
+        "--segmenter",
+        "bragg",
+        "--output",
+        output,
+        "--repeat",
+        100_000,
+        "--rate",
+        100,
+        "--json",
     )
-    session.wait_for(lambda: Path(f"{output}.part").exists())
-    time.sleep(1.0)
+    session.wait_for(lambda: _n_archived(session) > 20)
     session.process.send_signal(signal.SIGINT)
     report = json.loads(session.finish()[0])
     assert report["received"] == report["archived"] > 0
@@ -104,10 +121,19 @@ def test_a_second_ctrl_c_leaves_a_file_that_opens_and_can_be_recovered(
     output = tmp_path / "out.nxs"
     part = Path(f"{output}.part")
     session = Session(
-        "replay", frames, "--output", output, "--repeat", 100_000, "--rate", 100, "--json"
+        "replay",
+        frames,
+        "--segmenter",
+        "bragg",
+        "--output",
+        output,
+        "--repeat",
+        100_000,
+        "--rate",
+        100,
+        "--json",
     )
-    session.wait_for(lambda: part.exists())
-    time.sleep(1.0)
+    session.wait_for(lambda: _n_archived(session) > 0)
     stopped = session.children()["normalise"]
     stopped.suspend()
     session.process.send_signal(signal.SIGINT)
@@ -124,7 +150,17 @@ def test_a_second_ctrl_c_leaves_a_file_that_opens_and_can_be_recovered(
 def test_nothing_is_left_behind_in_shared_memory_or_among_processes(
     frames: Path, tmp_path: Path
 ) -> None:
-    session = Session("replay", frames, "--output", tmp_path / "out.nxs", "--repeat", 20, "--json")
+    session = Session(
+        "replay",
+        frames,
+        "--segmenter",
+        "bragg",
+        "--output",
+        tmp_path / "out.nxs",
+        "--repeat",
+        20,
+        "--json",
+    )
     session.finish()
     name = f"replay-{session.process.pid}"
     assert not Path(f"/dev/shm/hrtem-{os.getuid()}-{name}").exists()
@@ -150,6 +186,8 @@ endpoint = "tcp://127.0.0.1:{port}"
 pattern = "{pattern}"
 [frame_log]
 capacity_mib = 64
+[segment]
+segmenter = "bragg"
 [archive]
 directory = "{folder}/runs"
 """
@@ -336,7 +374,8 @@ if "hrtem_stream.pipeline" in " ".join(sys.orig_argv) and "segment" in sys.orig_
     output = tmp_path / "out.nxs"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(
-        ["python", "-m", "hrtem_stream", "replay", str(frames), "--output", str(output), "--json"],
+        ["python", "-m", "hrtem_stream", "replay", str(frames), "--output", str(output),
+         "--segmenter", "bragg", "--json"],
         env={**environment, "PATH": f"{Path(os.sys.executable).parent}:{os.environ['PATH']}"},
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip

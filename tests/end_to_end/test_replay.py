@@ -61,7 +61,9 @@ def test_a_replay_archives_every_frame_bit_for_bit(
     series: Path, tmp_path: Path, codec: str
 ) -> None:
     output = tmp_path / "out.nxs"
-    report = call_json("replay", series, "--output", output, "--codec", codec)
+    report = call_json(
+        "replay", series, "--output", output, "--codec", codec, "--segmenter", "bragg"
+    )
     assert set(report) >= REPLAY_KEYS
     assert (report["received"], report["archived"], report["lost"]) == (12, 12, 0)
     assert report["duplicates"] == report["republished"] == 0
@@ -114,7 +116,7 @@ def test_frames_that_cannot_be_analysed_are_flagged_and_archived_as_they_came(
     images[4, 0, 0] = np.inf
     source, output = tmp_path / "bad.npy", tmp_path / "bad.nxs"
     np.save(source, images)
-    report = call_json("replay", source, "--output", output)
+    report = call_json("replay", source, "--output", output, "--segmenter", "bragg")
     assert (report["received"], report["archived"], report["lost"]) == (6, 6, 0)
     assert report["methods"]["none"] == 4
     with open_archive(output) as archive:
@@ -139,7 +141,7 @@ def test_a_folder_with_broken_and_odd_files_loses_nothing(tmp_path: Path) -> Non
     Image.fromarray(rng.integers(50, 200, (128, 256)).astype(np.uint8)).save(folder / "f2.png")
     (folder / "f4.png").write_bytes(b"")
     output = tmp_path / "out.nxs"
-    report = call_json("replay", folder, "--output", output)
+    report = call_json("replay", folder, "--output", output, "--segmenter", "bragg")
     assert report["received"] == report["archived"] + report["lost"] == 5
     assert report["lost"] == 0
     with open_archive(output) as archive:
@@ -150,7 +152,14 @@ def test_a_folder_with_broken_and_odd_files_loses_nothing(tmp_path: Path) -> Non
 
 def test_rotation_gives_several_files_each_complete(series: Path, tmp_path: Path) -> None:
     report = call_json(
-        "replay", series, "--output", tmp_path / "r.nxs", "--set", "archive.frames_per_file=5"
+        "replay",
+        series,
+        "--output",
+        tmp_path / "r.nxs",
+        "--set",
+        "archive.frames_per_file=5",
+        "--segmenter",
+        "bragg",
     )
     assert len(report["archives"]) == 3
     assert (report["received"], report["archived"], report["lost"]) == (12, 12, 0)
@@ -169,5 +178,5 @@ def test_an_existing_output_is_refused_and_left_alone(series: Path, tmp_path: Pa
     assert done.returncode == 2
     assert "--overwrite" in done.stderr
     assert output.read_bytes() == b"precious"
-    call_json("replay", series, "--output", output, "--overwrite")
+    call_json("replay", series, "--output", output, "--overwrite", "--segmenter", "bragg")
     assert call_json("verify", output)["ok"]
