@@ -27,6 +27,9 @@ Folder = Annotated[Path, typer.Argument(help="Folder of NAME.png with NAME_LABEL
 RunFolder = Annotated[Path, typer.Option(help="Checkpoints and metrics; a stopped run resumes.")]
 ArchitectureOption = Annotated[Literal["fast", "paper"], typer.Option(help="Which network.")]
 Simulated = Annotated[int, typer.Option(min=0, help="Simulated frames in the mix (fast only).")]
+FirstViews = Annotated[
+    int | None, typer.Option(min=8, help="Images shown in the first stage, all simulated.")
+]
 Views = Annotated[int | None, typer.Option(min=8, help="Images shown, in all.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads on the processor.")]
@@ -37,7 +40,8 @@ def train(
     folder: Folder,
     run: RunFolder = Path("runs/train"),
     architecture: ArchitectureOption = "fast",
-    simulated: Simulated = 3000,
+    simulated: Simulated = 4200,
+    first_views: FirstViews = None,
     views: Views = None,
     device: Device = "cpu",
     threads: Threads = 1,
@@ -57,7 +61,7 @@ def train(
 
     real = _read(folder)
     mixed = _simulated(run, simulated if architecture == "fast" else 0)
-    recipe, start = _prepare(architecture, real, mixed, run, views, seed, device)
+    recipe, start = _prepare(architecture, real, mixed, run, first_views, views, seed, device)
     network = train_network(
         recipe, real=real, simulated=mixed, checkpoint=run / f"{architecture}.pt", start=start,
         device=device,
@@ -86,7 +90,8 @@ def crossvalidate(
     n_folds: Annotated[int, typer.Option("--n-folds", min=2, help="Folds.")] = 5,
     repeats: Annotated[int, typer.Option(min=1, help="Repeats, each split anew.")] = 2,
     run: RunFolder = Path("runs/crossvalidate"),
-    simulated: Simulated = 3000,
+    simulated: Simulated = 4200,
+    first_views: FirstViews = None,
     views: Views = None,
     device: Device = "cpu",
     threads: Threads = 1,
@@ -113,7 +118,7 @@ def crossvalidate(
         )  # fmt: skip
     else:
         mixed = _simulated(run, simulated if architecture == "fast" else 0)
-        recipe, start = _prepare(architecture, real, mixed, run, views, seed, device)
+        recipe, start = _prepare(architecture, real, mixed, run, first_views, views, seed, device)
         found = run_folds(
             recipe, real=real, simulated=mixed, kind=folds, directory=run / architecture,
             n_folds=n_folds, n_repeats=repeats, start=start, device=device,
@@ -214,6 +219,7 @@ def _prepare(
     real: Sequence[Example],
     simulated: Sequence[Example],
     run: Path,
+    first_views: int | None,
     views: int | None,
     seed: int,
     device: str,
@@ -231,8 +237,9 @@ def _prepare(
     recipe = replace(SECOND_STAGE, seed=seed, n_views=views or SECOND_STAGE.n_views)
     if not simulated:
         return replace(recipe, simulated_share=0.0), None
+    first = replace(FIRST_STAGE, n_views=first_views or FIRST_STAGE.n_views)
     start = train_network(
-        FIRST_STAGE, real=(), simulated=simulated, checkpoint=run / "first_stage.pt", device=device
+        first, real=(), simulated=simulated, checkpoint=run / "first_stage.pt", device=device
     )
     return recipe, start
 
