@@ -45,6 +45,9 @@ _NOISE_SPREAD = 1.2
 _CLEAN_SPREAD = 1.6
 _INTENSITY_MARGIN = 0.2
 _LOCAL_MEAN_PX = 14.0
+_LEAST_CONTRAST = 0.01
+"""Deviation of an evened image; a specimen gives several times more, and at a high dose what the
+fit of the illumination leaves is not white."""
 _COLOUR_LIMIT = 2.0
 """Low over high frequencies, 1 for white noise; a detector's blur of it stays below."""
 _BLUR_PX = 2.0
@@ -86,7 +89,8 @@ def find_vacuum(flat: Image, *, illumination: Image, beam_off: Mask) -> Mask:
         centred[beam_off] = 0.0
     reflections = find_reflections(centred, threshold=_PEAK_THRESHOLD, n_peaks=24)
     if len(reflections) < 2 or reflections[0, 2] <= _LATTICE_THRESHOLD:
-        return ~beam_off if _is_noise(centred, ~beam_off) else np.zeros_like(beam_off)
+        empty = float(centred.std()) < _LEAST_CONTRAST or _is_noise(centred, ~beam_off)
+        return ~beam_off if empty else np.zeros_like(beam_off)
     lattice = lattice_image(centred, reflections, aperture=_APERTURE_PER_PX)
     relative = _coarse(illumination)
     lit = np.ones(relative.shape, np.bool_) if evenly_lit else _coarse(~beam_off) > 0.5

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hrtem_stream.science.illumination import normalise_image
+from hrtem_stream.science.illumination import normalise_frame, normalise_image
 from tests.science import drawn
 
 
@@ -60,3 +60,15 @@ def test_where_the_beam_is_off_there_is_no_vacuum() -> None:
     found = normalise_image(frame.astype(np.float32))
     assert not (found.vacuum & found.beam_off).any()
     assert found.vacuum.sum() > 0.9 * lit.sum()
+
+
+@pytest.mark.parametrize("mean", [5, 500, 50_000])
+@pytest.mark.parametrize("size", [256, 1024])
+def test_an_empty_frame_is_vacuum_at_any_dose_and_under_any_illumination(
+    mean: int, size: int
+) -> None:
+    y, x = np.mgrid[:size, :size] / size
+    lit = mean * np.exp(-2.5 * ((x - 0.4) ** 2 + (y - 0.6) ** 2))
+    frame = np.random.default_rng(mean).poisson(lit).astype(np.uint32)
+    found = normalise_frame(frame)
+    assert (found.vacuum | found.beam_off).all()
