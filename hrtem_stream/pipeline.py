@@ -280,6 +280,9 @@ def _run_ingest(
         mark_interval_s=settings.ingest.mark_interval_s,
         idle_end_s=settings.ingest.idle_end_s,
         first_item_s=settings.ingest.first_item_s,
+        finished_mark=(
+            None if settings.feed.kind == "native" else settings.runtime_directory / "feed-finished"
+        ),
     )
     ingest.run()
 

@@ -32,6 +32,10 @@ from hrtem_stream.transport.wire import DTYPES, MAX_SIDE, Record
 
 MAX_GAP = 1_000_000
 MAX_DIGESTS = 4096
+MAX_DECLARED = 256
+MAX_METADATA_BYTES = 4096
+MAX_TEXT = 500
+"""Names and faults are cut to so many characters: every record must fit its limit on the wire."""
 MISSING = "missing at the feed"
 
 
@@ -68,7 +72,9 @@ class _Series:
     gaps: list[_Gap] = field(default_factory=list)
     """Gaps not declared yet."""
     declared: list[tuple[int, int]] = field(default_factory=list)
-    """First and number of the frames declared lost, to know a very late one."""
+    """First and number of the frames declared lost lately, to know a very late one."""
+    jumped_to: int = -1
+    """Sequence number after an impossible jump; the next frame tells whether the feed meant it."""
 
 
 class SeriesAccount:
@@ -112,6 +118,11 @@ class SeriesAccount:
         return self._series is not None
 
     @property
+    def series_name(self) -> str:
+        """Name of the present series, empty when there is none."""
+        return self._series.start.series if self._series else ""
+
+    @property
     def n_expected(self) -> int:
         """Frames announced for the present series, 0 when unknown."""
         return (self._series.start.n_expected or 0) if self._series else 0
@@ -128,7 +139,11 @@ class SeriesAccount:
         entries = self.end(SeriesEnd(reason="another series began")) if self._series else []
         name = start.series or self._default_series
         start = replace(
-            start, series=name, series_id=self._new_id(), started_ns=start.started_ns or now_ns
+            start,
+            metadata=_bounded(start.metadata),
+            series=name,
+            series_id=self._new_id(),
+            started_ns=start.started_ns or now_ns,
         )
         self._series = _Series(start, n_republished_before=self._count_republished())
         self.forget_digests()
@@ -148,16 +163,20 @@ class SeriesAccount:
             fault = fault or f"sequence number {frame.sequence} came before with other pixels"
         elif frame.sequence >= series.expected:
             jump = frame.sequence - series.expected
-            if jump > MAX_GAP:
-                fault = fault or f"sequence number jumps by {jump}, more than {MAX_GAP}"
-            else:
+            if jump <= MAX_GAP:
                 self._open_gap(series.expected, jump, self._gap_reason())
                 series.expected = frame.sequence + 1
+            elif series.row == 0 or frame.sequence == series.jumped_to + 1:
+                series.expected = frame.sequence + 1  # the feed counts from here
+            else:
+                series.jumped_to = frame.sequence
+                fault = fault or f"sequence number jumps by {jump}, more than {MAX_GAP}"
         self._reject_reason = ""
         header = FrameHeader(
             series=series.start.series, series_id=series.start.series_id,
             sequence=frame.sequence, row=series.row, shape=shape, dtype=pixels.dtype.str,
-            received_ns=now_ns, acquired_ns=frame.acquired_ns, name=frame.name, fault=fault,
+            received_ns=now_ns, acquired_ns=frame.acquired_ns, name=frame.name[:MAX_TEXT],
+            fault=fault[:MAX_TEXT],
         )  # fmt: skip
         series.row += 1
         return [*entries, self._entry(header, pixels)]
@@ -170,6 +189,8 @@ class SeriesAccount:
             self._open_gap(series.expected, frame.sequence - series.expected, self._gap_reason())
             self._open_gap(frame.sequence, 1, reason)
             series.expected = frame.sequence + 1
+        elif frame.sequence >= series.expected:  # an impossible jump: this frame alone is lost
+            self._open_gap(frame.sequence, 1, reason)
         return entries
 
     def miss(self, gap: FeedGap, now_ns: int) -> list[Entry]:
@@ -219,7 +240,18 @@ class SeriesAccount:
 
     def packed(self) -> bytes:
         """Give the state that a restarted `ingest` needs, as it lies beside each record."""
-        content = asdict(self._series) if self._series else None
+        series = self._series
+        content = None
+        if series is not None:
+            content = {
+                "start": asdict(replace(series.start, metadata={})),
+                "numbers": [
+                    series.row, series.expected, series.n_lost, series.n_repeated,
+                    series.n_republished_before, series.jumped_to,
+                ],
+                "gaps": [[gap.first, gap.n_frames, gap.row, gap.reason] for gap in series.gaps],
+                "declared": series.declared,
+            }  # fmt: skip
         packed: bytes = msgpack.packb(content)
         return packed
 
@@ -231,12 +263,12 @@ class SeriesAccount:
             return
         start = content["start"]
         calibration = Calibration(**start.pop("calibration"))
+        row, expected, n_lost, n_repeated, n_republished_before, jumped_to = content["numbers"]
         self._series = _Series(
             start=SeriesStart(**start, calibration=calibration),
-            row=content["row"], expected=content["expected"], n_lost=content["n_lost"],
-            n_repeated=content["n_repeated"],
-            n_republished_before=content["n_republished_before"],
-            gaps=[_Gap(**gap) for gap in content["gaps"]],
+            row=row, expected=expected, n_lost=n_lost, n_repeated=n_repeated,
+            n_republished_before=n_republished_before, jumped_to=jumped_to,
+            gaps=[_Gap(*gap) for gap in content["gaps"]],
             declared=[(first, n_frames) for first, n_frames in content["declared"]],
         )  # fmt: skip
 
@@ -307,6 +339,7 @@ class SeriesAccount:
         for gap in list(gaps):
             series.gaps.remove(gap)
             series.declared.append((gap.first, gap.n_frames))
+            del series.declared[:-MAX_DECLARED]
             series.n_lost += gap.n_frames
             loss = LossRange(
                 series=series.start.series, series_id=series.start.series_id,
@@ -337,3 +370,16 @@ def storable(pixels: NDArray[Any], fault: str) -> tuple[NDArray[Any], tuple[int,
 
 def _digest(pixels: NDArray[Any]) -> int:
     return int(xxhash.xxh3_64_intdigest(pixels.reshape(-1).view(np.uint8).data))
+
+
+def _bounded(metadata: dict[str, str]) -> dict[str, str]:
+    """Keep what fits a record of the log, and say so if that is not all."""
+    kept: dict[str, str] = {}
+    n_bytes = 0
+    for key, text in metadata.items():
+        n_bytes += len(key.encode()) + min(len(text.encode()), MAX_TEXT)
+        if n_bytes > MAX_METADATA_BYTES:
+            kept["cut"] = f"the metadata had {len(metadata)} entries, too many to keep"
+            break
+        kept[key] = text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 1]}…"
+    return kept

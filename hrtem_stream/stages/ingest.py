@@ -50,7 +50,7 @@ logger = logging.getLogger(__name__)
 FEED_WAIT_S = 0.01
 OPENING_MARK_S = 0.02
 DUE_INTERVAL_S = 0.05
-SPARE_BYTES = 8192
+SPARE_BYTES = 16_384
 """What a record may need beside its pixels."""
 LOG_FULL = "frame log full"
 _KINDS: dict[type[Any], int] = {
@@ -110,6 +110,9 @@ class Ingest:
         A series silent for so long is ended; 0: never.
     first_item_s
         The feed counts as unreachable if nothing came after so long; 0: never.
+    finished_mark
+        File that says, to a restarted process, that the feed was through; None for a feed that
+        never is.
     """
 
     name = "ingest"
@@ -130,6 +133,7 @@ class Ingest:
         mark_interval_s: float,
         idle_end_s: float,
         first_item_s: float = 0.0,
+        finished_mark: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._feed = feed
@@ -143,7 +147,9 @@ class Ingest:
         self._stop = stop
         self._mark_interval_s = mark_interval_s
         self._idle_end_s = idle_end_s
-        self._first_item_s = first_item_s
+        self._first_item_s = 0.0 if logged else first_item_s
+        self._finished_mark = finished_mark
+        self._recalled_below = log.next_ordinal
         self._clock = clock
         self._waiting = deque(record for record in logged if record.ordinal >= log.base)
         """Logged, not yet published."""
@@ -158,7 +164,10 @@ class Ingest:
 
     def run(self) -> None:
         """Work until the feed is through, or told to stop, and all is archived."""
-        self._open_feed()
+        if self._finished_mark is not None and self._finished_mark.exists():
+            self._finish("")
+        else:
+            self._open_feed()
         try:
             while not (self._is_finished and self._is_drained()):
                 self.turn()
@@ -202,7 +211,11 @@ class Ingest:
         if logged:
             self._account.restore(logged[-1].account)
         for record in logged:
-            header = decode_record(record.meta)
+            try:
+                header = decode_record(record.meta)
+            except WireError as error:
+                logger.error("record %d of the log is not understood: %s", record.ordinal, error)
+                continue
             if isinstance(header, SeriesStart):
                 self._account.forget_digests()
             elif isinstance(header, FrameHeader):
@@ -248,7 +261,12 @@ class Ingest:
     def _publish(self, now_s: float) -> None:
         while self._waiting and self._dispatcher.may_publish():
             record = self._waiting.popleft()
+            if record.ordinal < self._dispatcher.base:  # archived before this process knew of it
+                continue
             self._send(record, self._dispatcher.publish(record, now_s))
+            if record.ordinal < self._recalled_below:  # an earlier process had published it
+                self._log.count_republished(1)
+                self._meter.republished.inc()
 
     def _send(self, record: LoggedRecord, delivery: Any) -> None:
         kind = RAW if record.kind == FRAME_RECORD else CONTROL
@@ -287,7 +305,7 @@ class Ingest:
                 self._heart.n_expected = self._account.n_expected
                 logger.info("series %s begins", item.series)
             case SeriesEnd():
-                self._entries.extend(self._account.end(item))
+                self._take_end(item)
             case FeedGap():
                 self._entries.extend(self._account.miss(item, now_ns))
             case FeedReject():
@@ -297,6 +315,17 @@ class Ingest:
             case FeedFinished():
                 self._finish("the feed ended without an end of series")
         self._append_entries()
+
+    def _take_end(self, end: SeriesEnd) -> None:
+        """End the series, unless the feed speaks of another one, which ended before."""
+        name = self._account.series_name
+        if end.series and end.series != name:
+            self._meter.count_rejected("end_of_another_series")
+            logger.warning("the end of series %s came late, %s goes on", end.series, name or "none")
+            return
+        if self._finished_mark is not None:  # before the end is logged: it must not be played twice
+            self._finished_mark.touch()
+        self._entries.extend(self._account.end(end))
 
     def _take_frame(self, frame: FeedFrame, now_ns: int) -> None:
         self._meter.frames_received.inc()

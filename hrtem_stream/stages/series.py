@@ -7,6 +7,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from hrtem_stream.archive.encoding import (
 from hrtem_stream.archive.journal import remove_stillborn
 from hrtem_stream.archive.layout import ArchiveHeader
 from hrtem_stream.archive.reader import open_archive
-from hrtem_stream.archive.rotation import SeriesArchive, file_path
+from hrtem_stream.archive.rotation import CONTINUED, SeriesArchive, file_path
 from hrtem_stream.archive.writer import part_path
 from hrtem_stream.errors import ArchiveError
 from hrtem_stream.messages import (
@@ -39,6 +40,10 @@ from hrtem_stream.settings import ArchiveSettings
 from hrtem_stream.version import __version__
 
 logger = logging.getLogger(__name__)
+
+PART = ".part"
+PLACEHOLDER = ((1, 1), "|u1")
+"""Shape and dtype of an archive that has to be made before any image came."""
 
 Row = tuple[SegmentedFrame, EncodedFrame | SetAsideFrame]
 
@@ -95,28 +100,35 @@ class SortedSeries:
         self._working_shape = (working_size, working_size)
         self._closed = closed
         self._open: dict[str, SeriesArchive] = {}
-        self._done: set[str] = set()
+        self._done: dict[str, int] = {}
+        """Rows in the archives of series that are closed."""
 
     def is_known(self, series_id: str) -> bool:
         """Tell whether the archive of a series is open, or closed already."""
         return series_id in self._open or series_id in self._done
 
     def resume(self, series: str, series_id: str) -> bool:
-        """Take up the archive of a series that an earlier process began; tell if there is one."""
+        """Take up the archive of a series that an earlier process began; tell if there is one.
+
+        One that is closed already is known then, too: its frames are there.
+        """
         for path in self._candidates(series):
-            self._remove_stillborn(path)
-            if self._series_in(path, part=True) == series_id:
+            files = self._files_at(path)
+            if not files:
+                break
+            if self._series_in(files[-1]) != series_id:
+                continue
+            if files[-1].suffix == PART or self._is_continued(files[-1]):
                 self._open[series_id] = SeriesArchive.resume(
                     path, frames_per_file=self._frames_per_file, overwrite=self._archive.overwrite
                 )
+                self._done.pop(series_id, None)
                 logger.info("series %s: resumed", series)
                 return True
-            if self._series_in(path, part=False) == series_id:
-                self._done.add(series_id)
-                return True
-            if not self._is_taken(path):
-                return False
-        return False
+            with open_archive(files[-1]) as archive:
+                self._done[series_id] = archive.header.first_row + len(archive)
+            self._note_closed(files)
+        return series_id in self._done
 
     def create(
         self, start: SeriesStart, delivery: Delivery, *, shape: tuple[int, int], dtype: str
@@ -134,15 +146,7 @@ class SortedSeries:
             log_id=delivery.log_id, ordinal=delivery.ordinal, first_row=0,
             working_shape=self._working_shape, coefficients_shape=(DEGREE + 1, DEGREE + 1),
         )  # fmt: skip
-        path = next(path for path in self._candidates(start.series) if self._is_free(path))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._open[start.series_id] = SeriesArchive.create(
-            path,
-            header=header,
-            frames_per_file=self._frames_per_file,
-            overwrite=self._archive.overwrite,
-        )
-        logger.info("series %s: archived in %s", start.series, path)
+        self._create(header, self._frames_per_file)
 
     def append(self, frames: Sequence[Row], archived_ns: int) -> int:
         """Archive frames of one series, in order; give how many were there already.
@@ -152,13 +156,28 @@ class SortedSeries:
         ArchiveError
             They cannot be written; nothing is lost, and the same call may be tried again.
         """
-        series_id = frames[0][0].header.series_id
+        header = frames[0][0].header
+        series_id = header.series_id
+        n_done = self._done.get(series_id, 0)
+        if n_done and frames[-1][0].header.row < n_done:
+            return len(frames)
         archive = self._open.get(series_id)
         if archive is None:
-            return len(frames)
+            archive = self._continue_elsewhere(frames[max(0, n_done - header.row)][0])
         n_before = sum(frame.header.row < archive.next_row for frame, _ in frames)
-        archive.append(frames, archived_ns=archived_ns)
+        archive.append(frames[n_before:], archived_ns=archived_ns)
         return n_before
+
+    def is_placeholder(self, series_id: str) -> bool:
+        """Tell whether an archive was made for torn frames alone, before any image came."""
+        archive = self._open.get(series_id)
+        return archive is not None and archive.header.shape == PLACEHOLDER[0]
+
+    def replace_placeholder(self, frame: SegmentedFrame) -> None:
+        """Close an archive of torn frames, and go on with the first image in another."""
+        series_id = frame.header.series_id
+        self._close(self._open[series_id], SeriesEnd(series_id=series_id, reason=CONTINUED), -1, 0)
+        self._continue_elsewhere(frame)
 
     def fits(self, header: FrameHeader) -> bool:
         """Tell whether a frame has the shape and dtype of its series."""
@@ -187,16 +206,9 @@ class SortedSeries:
         archive = self._open.get(end.series_id)
         if archive is None:
             return 0
-        ledger = archive.close(end, ordinal=ordinal, duplicates=n_duplicates)
-        del self._open[end.series_id]
-        self._done.add(end.series_id)
-        with self._closed.open("a", encoding="utf-8") as file:
-            file.writelines(f"{path}\n" for path in self._files_of(archive))
-        logger.info(
-            "series %s: received %d = archived %d + lost %d",
-            ledger.series, ledger.received, ledger.archived, ledger.lost,
-        )  # fmt: skip
-        return abs(ledger.received - ledger.archived - ledger.lost)
+        imbalance = self._close(archive, end, ordinal, n_duplicates)
+        self._done[end.series_id] = end.n_archived
+        return imbalance
 
     def seal(self, reason: str) -> None:
         """Close every archive as it is."""
@@ -217,13 +229,73 @@ class SortedSeries:
         for number in itertools.count(2):
             yield first.with_name(f"{first.stem}-{number}{first.suffix}")
 
-    def _is_taken(self, path: Path) -> bool:
-        first = file_path(path, 0, frames_per_file=self._frames_per_file)
-        return first.exists() or part_path(first).exists()
+    def _create(self, header: ArchiveHeader, frames_per_file: int | None) -> SeriesArchive:
+        series = header.start.series
+        path = next(path for path in self._candidates(series) if self._is_free(path))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        archive = SeriesArchive.create(
+            path,
+            header=header,
+            frames_per_file=frames_per_file,
+            overwrite=self._archive.overwrite,
+        )
+        self._open[header.start.series_id] = archive
+        logger.info("series %s: archived in %s", series, path)
+        return archive
 
-    def _remove_stillborn(self, path: Path) -> None:
+    def _continue_elsewhere(self, frame: SegmentedFrame) -> SeriesArchive:
+        """Make a further archive for frames of a series whose file is closed already."""
+        frame_header, delivery = frame.header, frame.delivery
+        shape, dtype = frame_header.shape, frame_header.dtype
+        if not shape[1]:
+            shape, dtype = PLACEHOLDER
+        header = ArchiveHeader(
+            start=SeriesStart(series=frame_header.series, series_id=frame_header.series_id),
+            shape=checked_shape(shape), dtype=checked_dtype(dtype).str, codec=self.codec,
+            keep=self.keep, provenance=self._provenance, log_id=delivery.log_id,
+            ordinal=delivery.ordinal, first_row=frame_header.row,
+            working_shape=self._working_shape, coefficients_shape=(DEGREE + 1, DEGREE + 1),
+        )  # fmt: skip
+        logger.warning("series %s goes on in another file", frame_header.series)
+        self._done.pop(frame_header.series_id, None)
+        return self._create(header, None)
+
+    def _close(
+        self, archive: SeriesArchive, end: SeriesEnd, ordinal: int, n_duplicates: int
+    ) -> int:
+        if archive.header.first_row and not self._frames_per_file:
+            end = replace(end, n_received=0)  # this file has a part of the series only
+        ledger = archive.close(end, ordinal=ordinal, duplicates=n_duplicates)
+        del self._open[end.series_id]
+        self._note_closed(self._files_of(archive))
+        logger.info(
+            "series %s: received %d = archived %d + lost %d",
+            ledger.series, ledger.received, ledger.archived, ledger.lost,
+        )  # fmt: skip
+        return abs(ledger.received - ledger.archived - ledger.lost)
+
+    def _note_closed(self, paths: Sequence[Path]) -> None:
+        known = self._closed_paths()
+        with self._closed.open("a", encoding="utf-8") as file:
+            file.writelines(f"{path}\n" for path in paths if str(path) not in known)
+
+    def _files_at(self, path: Path) -> list[Path]:
+        """List the files of the series that has a path, in order, the unfinished one last."""
+        files: list[Path] = []
+        for index in itertools.count():
+            file = file_path(path, index, frames_per_file=self._frames_per_file)
+            part = part_path(file)
+            self._remove_stillborn(path, part)
+            if part.exists():
+                files.append(part)
+            elif file.exists():
+                files.append(file)
+            if files[-1:] != [file] or self._frames_per_file is None:
+                return files
+        return files
+
+    def _remove_stillborn(self, path: Path, part: Path) -> None:
         """Remove what a process left that was killed while it made the file."""
-        part = part_path(file_path(path, 0, frames_per_file=self._frames_per_file))
         if path not in {archive.path for archive in self._open.values()}:
             with contextlib.suppress(ArchiveError):  # another process writes it: it is taken
                 if remove_stillborn(part):
@@ -231,29 +303,32 @@ class SortedSeries:
 
     def _is_free(self, path: Path) -> bool:
         """Tell whether a new series may have this path."""
-        first = file_path(path, 0, frames_per_file=self._frames_per_file)
         own = {archive.path for archive in self._open.values()}
-        if path in own or str(first) in self._closed_paths():
+        first = file_path(path, 0, frames_per_file=self._frames_per_file)
+        closed = self._closed_paths()
+        if path in own or str(first) in closed or str(path) in closed:
             return False
-        return self._archive.overwrite or not self._is_taken(path)
+        return self._archive.overwrite or not (self._files_at(path) or path.exists())
 
-    def _series_in(self, path: Path, *, part: bool) -> str:
-        """Give the identity of the series whose file lies at `path`, nothing if there is none."""
-        for index in itertools.count():
-            file = file_path(path, index, frames_per_file=self._frames_per_file)
-            found = part_path(file) if part else file
-            if found.exists():
-                try:
-                    with open_archive(found) as archive:
-                        return archive.header.start.series_id
-                except ArchiveError as error:
-                    logger.warning("%s", error)
-                    return ""
-            if not file.exists() or self._frames_per_file is None:
-                return ""
-        return ""
+    def _series_in(self, file: Path) -> str:
+        """Give the identity of the series in a file, nothing if it cannot be read."""
+        try:
+            with open_archive(file) as archive:
+                return archive.header.start.series_id
+        except ArchiveError as error:
+            logger.warning("%s", error)
+            return ""
+
+    def _is_continued(self, file: Path) -> bool:
+        """Tell whether a finished file is not the last one of its series."""
+        if self._frames_per_file is None:
+            return False
+        with open_archive(file) as archive:
+            return archive.ledger.end_reason == CONTINUED
 
     def _files_of(self, archive: SeriesArchive) -> list[Path]:
+        if archive.current == archive.path:
+            return [archive.path]
         n_files = 1
         if self._frames_per_file:
             n_files += archive.header.first_row // self._frames_per_file

@@ -33,7 +33,7 @@ from hrtem_stream.runtime.meter import Meter
 from hrtem_stream.runtime.process import StopRequest
 from hrtem_stream.science.ranking import LiveRanking
 from hrtem_stream.stages.segment import without_analysis
-from hrtem_stream.stages.series import Encoders, SortedSeries
+from hrtem_stream.stages.series import PLACEHOLDER, Encoders, SortedSeries
 from hrtem_stream.transport.delivery import Receipt
 from hrtem_stream.transport.frame_log import FrameLogReader
 from hrtem_stream.transport.wire import decode, encode_summary
@@ -44,6 +44,7 @@ Encoded: TypeAlias = EncodedFrame | SetAsideFrame
 
 STATE_INTERVAL_S = 0.1
 RETRY_S = 1.0
+IMAGE_WAIT_S = 2.0
 MESSAGES_A_TURN = 64
 TOPIC = b"state:"
 
@@ -140,6 +141,7 @@ class Sort:
         self._full_since_s: float | None = None
         self._retry_at_s = 0.0
         self._is_marked = False
+        self._without_image_since_s: float | None = None
 
     def run(self) -> None:
         """Work until told to stop and nothing is held.
@@ -283,6 +285,8 @@ class Sort:
         """Archive records in order, frames of a series together; give the number settled."""
         n_settled = 0
         while n_settled < len(ready):
+            if self._drop_unread(ready[n_settled]):
+                break
             frames = self._leading_frames(ready[n_settled:])
             group = ready[n_settled : n_settled + max(1, len(frames))]
             try:
@@ -311,8 +315,27 @@ class Sort:
                 break
             if frames and message.header.series_id != frames[0][0].header.series_id:
                 break
+            if held.encoding.exception() is not None:
+                break
             frames.append((message, held.encoding.result()))
         return frames
+
+    def _drop_unread(self, held: _Held) -> bool:
+        """Forget a frame whose pixels could not be read in the log, so that it is sent again.
+
+        Tell whether it was one. What is no `LogError` is a bug, and is raised.
+        """
+        error = held.encoding.exception() if held.encoding is not None else None
+        if error is None:
+            return False
+        if not isinstance(error, LogError):
+            raise error
+        logger.warning("a frame is asked for again: %s", error)
+        self._meter.count_rejected("log")
+        ordinal = held.message.delivery.ordinal
+        self._receipt.drop(ordinal)
+        del self._held[ordinal]
+        return True
 
     def _open_archive(self, message: SegmentedFrame | ControlRecord) -> bool:
         """Have the archive of a record open; tell if that must wait until a frame shows its shape.
@@ -326,14 +349,24 @@ class Sort:
         following = self._following(series_id)
         first = next((m.header for m in following if _is_image(m)), None)
         is_ended = any(isinstance(getattr(m, "record", None), SeriesEnd) for m in following)
-        if first is None and not is_ended and len(following) < self._flush_frames:
+        if first is None and not is_ended and not self._has_waited_for_image(following):
             return False
+        self._without_image_since_s = None
         start = getattr(message, "record", None)
         if not isinstance(start, SeriesStart):
             start = SeriesStart(series=name, series_id=series_id)
-        shape, dtype = (first.shape, first.dtype) if first else ((1, 1), "|u1")
+        shape, dtype = (first.shape, first.dtype) if first else PLACEHOLDER
         self._series.create(start, message.delivery, shape=shape, dtype=dtype)
         return True
+
+    def _has_waited_for_image(self, following: Sequence[Any]) -> bool:
+        """Tell whether torn frames have waited long enough for an image to show the shape."""
+        if not any(isinstance(message, SegmentedFrame) for message in following):
+            return False
+        now_s = self._clock()
+        if self._without_image_since_s is None:
+            self._without_image_since_s = now_s
+        return now_s - self._without_image_since_s >= IMAGE_WAIT_S
 
     def _following(self, series_id: str) -> list[Any]:
         """List what is held of a series, in order."""
@@ -345,6 +378,16 @@ class Sort:
 
     def _archive_frames(self, frames: list[tuple[SegmentedFrame, Encoded]]) -> None:
         sound = [self._checked(frame, encoded) for frame, encoded in frames]
+        images = [n for n, (frame, _) in enumerate(sound) if _is_image(frame)]
+        if images and self._series.is_placeholder(sound[0][0].header.series_id):
+            self._append(sound[: images[0]])
+            self._series.replace_placeholder(sound[images[0]][0])
+            sound = sound[images[0] :]
+        self._append(sound)
+
+    def _append(self, sound: list[tuple[SegmentedFrame, Encoded]]) -> None:
+        if not sound:
+            return
         fitting = [
             (frame, encoded if self._series.fits(frame.header) else self._set_aside(frame, encoded))
             for frame, encoded in sound

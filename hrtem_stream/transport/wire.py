@@ -67,9 +67,17 @@ def topic(shard: int) -> bytes:
 
 
 def encode_record(record: Record) -> bytes:
-    """Encode a header or control record as it stands in the frame log and on the wire."""
-    fields = dataclasses.asdict(record)
-    return _pack([_RECORD_KINDS[type(record)], fields])
+    """Encode a header or control record as it stands in the frame log and on the wire.
+
+    Raises
+    ------
+    WireError
+        The record is too long to be read again.
+    """
+    packed = _pack([_RECORD_KINDS[type(record)], dataclasses.asdict(record)])
+    if len(packed) > MAX_META_BYTES:
+        raise WireError("size", f"a record may have {MAX_META_BYTES} bytes, got {len(packed)}")
+    return packed
 
 
 def decode_record(meta: Part) -> Record:

@@ -418,3 +418,38 @@ def test_a_session_that_was_killed_whole_is_taken_up_by_the_next_one(tmp_path: P
     assert not Path(
         f"/dev/shm/hrtem-{os.getuid()}-test-{os.getpid()}-{tmp_path.name[:20]}"
     ).exists()
+
+
+def test_an_ingest_that_dies_after_the_end_of_its_feed_does_not_play_it_again(
+    frames: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.nxs"
+    session = Session("replay", frames, "--segmenter", "bragg", "--output", output, "--json")
+    session.wait_for(lambda: "normalise" in session.children())
+    session.children()["normalise"].suspend()
+    time.sleep(3.0)  # the feed is through long before, and nothing is archived
+    if "ingest" in session.children():
+        session.children()["ingest"].kill()
+    session.children()["normalise"].resume()
+    report = json.loads(session.finish()[0])
+    assert (report["received"], report["archived"], report["lost"]) == (10, 10, 0)
+    assert len(report["archives"]) == 1
+
+
+def test_a_window_of_a_few_frames_and_very_many_paths_change_nothing(
+    frames: Path, tmp_path: Path
+) -> None:
+    images = np.load(frames)["images"]
+    folder = tmp_path / ("long" * 20)
+    folder.mkdir()
+    paths = []
+    for number in range(300):
+        paths.append(folder / f"{'n' * 100}{number:04d}.npy")
+        np.save(paths[-1], images[number % 10])
+    report = call_json(
+        "replay", *paths, "--output", tmp_path / "out.nxs", "--segmenter", "bragg",
+        "--set", "ingest.window=4",
+    )  # fmt: skip
+    assert (report["received"], report["archived"], report["lost"]) == (300, 300, 0)
+    assert report["methods"]["bragg"] == 300
+    assert call_json("info", tmp_path / "out.nxs")["n_set_aside"] == 0

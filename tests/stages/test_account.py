@@ -20,6 +20,7 @@ from hrtem_stream.messages import (
     SeriesStart,
 )
 from hrtem_stream.stages.account import Entry, SeriesAccount
+from hrtem_stream.transport.wire import encode_record
 
 
 def _account(late_frames: int = 2) -> SeriesAccount:
@@ -227,3 +228,52 @@ def test_a_kill_between_the_records_of_one_frame_loses_no_frame() -> None:
     assert again.position is not None
     assert again.position.next_sequence == 3, "frame 3 was not logged, so it is wanted again"
     assert len(logged) == 3
+
+
+def test_a_feed_that_goes_on_counting_after_a_jump_is_followed() -> None:
+    account = _account()
+    account.begin(SeriesStart(series="a"), 1)
+    far = 5_000_000
+    headers = _headers(_take(account, _frame(0), *(_frame(far + n) for n in range(4))))
+    assert [bool(h.fault) for h in headers] == [False, True, False, False, False]
+    assert _end(account.end(SeriesEnd())).n_received == 5
+
+
+def test_a_feed_that_counts_from_anywhere_has_no_losses_before_its_first_frame() -> None:
+    account = _account()
+    account.begin(SeriesStart(series="a"), 1)
+    headers = _headers(_take(account, _frame(7_000_000), _frame(7_000_001)))
+    assert [h.fault for h in headers] == ["", ""]
+    assert _end(account.end(SeriesEnd())).n_received == 2
+
+
+def test_a_frame_that_is_lost_after_a_jump_is_declared_alone() -> None:
+    account = _account()
+    account.begin(SeriesStart(series="a"), 1)
+    _take(account, _frame(0))
+    account.lose(_frame(10**9), "frame log full", 1)
+    entries = account.end(SeriesEnd())
+    assert _losses(entries) == [(10**9, 1)]
+    assert _end(entries).n_received == 2
+
+
+def test_a_record_fits_the_wire_whatever_the_feed_says_of_itself() -> None:
+    account = _account()
+    metadata = {f"key{n}": "x" * 1000 for n in range(500)}
+    entries = account.begin(SeriesStart(series="a", metadata=metadata), 1)
+    entries += _take(account, _frame(0, name="n" * 10_000, fault="f" * 10_000))
+    for entry in entries:
+        assert len(encode_record(entry.record)) < 8192
+        assert len(entry.account) < 2048
+    start = entries[0].record
+    assert isinstance(start, SeriesStart)
+    assert "500 entries" in start.metadata["cut"]
+
+
+def test_the_account_beside_a_record_stays_small_on_a_feed_that_loses_much() -> None:
+    account = _account(late_frames=0)
+    account.begin(SeriesStart(series="a"), 1)
+    entries = _take(account, *(_frame(2 * n) for n in range(2000)))
+    assert len(entries[-1].account) < 8192
+    end = _end(account.end(SeriesEnd(n_frames=3999)))
+    assert (end.n_received, end.n_archived) == (3999, 2000)

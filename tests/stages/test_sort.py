@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 
 from hrtem_stream import open_archive
+from hrtem_stream.archive.recovery import recover
+from hrtem_stream.archive.writer import ArchiveWriter
+from hrtem_stream.errors import ArchiveError
 from hrtem_stream.messages import (
     ControlRecord,
     LossRange,
@@ -271,3 +274,88 @@ def test_pixels_that_changed_in_the_log_are_archived_with_a_fault(bench: Bench) 
     with open_archive(bench.folder / "s.nxs") as archive:
         assert "digest" in archive.scores["fault"][0]
         assert archive.scores["method"][0] == "none"
+
+
+def test_torn_frames_that_no_image_follows_do_not_stop_the_series(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hrtem_stream.stages.sort.IMAGE_WAIT_S", 0.05)
+    bench.send(bench.start())
+    bench.turn_some(0.2)
+    assert bench.sort._receipt.base == 0, "a start alone can wait"
+    torn = [bench.frame(row, shape=(100, 0), fault="payload is short") for row in range(2)]
+    bench.send(*torn)
+    bench.turn_until(lambda: bench.sort._receipt.base == 3)
+    bench.send(bench.frame(2), bench.frame(3), bench.end(4))
+    bench.turn_until(lambda: (bench.folder / "s-2.nxs").exists())
+    with (
+        open_archive(bench.folder / "s.nxs") as first,
+        open_archive(bench.folder / "s-2.nxs") as second,
+    ):
+        assert [len(first), len(second)] == [2, 2]
+        assert second.shape == (128, 128)
+        assert second.rows.tolist() == [2, 3]
+        assert first.ledger.balanced
+        assert second.ledger.balanced
+
+
+def test_a_sort_that_dies_between_two_files_goes_on_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tmp_path, frames_per_file=2)
+    messages = [bench.start(), *(bench.frame(row) for row in range(5)), bench.end(5)]
+    create = ArchiveWriter.create_from
+    with monkeypatch.context() as patch:
+
+        def fail(path: Path, **arguments: Any) -> ArchiveWriter:
+            if "0002" in str(path):
+                raise ArchiveError("killed here")
+            return create(path, **arguments)
+
+        patch.setattr(ArchiveWriter, "create_from", fail)
+        bench.send(*messages)
+        with pytest.raises(ArchiveError, match="killed here"):
+            bench.turn_until(lambda: False)
+    bench.kill_sort()
+    bench.send(*messages)
+    bench.turn_until(lambda: (bench.folder / "s_0003.nxs").exists())
+    sequences = []
+    for number in (1, 2, 3):
+        with open_archive(bench.folder / f"s_000{number}.nxs") as archive:
+            sequences += archive.scores["sequence"].tolist()
+    assert sequences == [0, 1, 2, 3, 4]
+    bench.sort._series.abandon()
+    bench.sort._threads.shutdown()
+
+
+def test_frames_that_were_in_the_log_when_their_file_was_recovered_go_into_another_file(
+    bench: Bench,
+) -> None:
+    messages = [bench.start(), *(bench.frame(row) for row in range(4)), bench.end(4)]
+    bench.send(*messages[:3])
+    bench.turn_until(lambda: bench.sort._receipt.base == 3)
+    bench.kill_sort()
+    recover(bench.folder / "s.nxs.part")
+    bench.send(*messages)
+    bench.turn_until(lambda: (bench.folder / "s-2.nxs").exists())
+    with open_archive(bench.folder / "s.nxs") as one, open_archive(bench.folder / "s-2.nxs") as two:
+        assert one.scores["sequence"].tolist() == [0, 1]
+        assert two.scores["sequence"].tolist() == [2, 3]
+    closed = (bench.folder / "closed").read_text().split()
+    assert closed == [str(bench.folder / "s.nxs"), str(bench.folder / "s-2.nxs")]
+
+
+def test_a_frame_that_cannot_be_read_in_the_log_is_asked_for_again(bench: Bench) -> None:
+    start, frame = bench.start(), bench.frame(0)
+    bench.send(start, frame)
+    parts = bench.inbox.messages.pop()
+    bench.pub += 1
+    wrong = delivery(
+        frame.delivery.ordinal, log_id=bench.log.log_id, offset=64 * 1000, pub=bench.pub
+    )
+    bench.inbox.messages.append([bytes(p) for p in encode(replace(frame, delivery=wrong))])
+    bench.turn_some(0.2)
+    assert not bench.acknowledge.state.has(frame.delivery.ordinal)
+    bench.inbox.messages.append(parts)
+    bench.send(bench.end(1))
+    bench.turn_until(lambda: (bench.folder / "s.nxs").exists())

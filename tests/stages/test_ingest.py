@@ -1,0 +1,213 @@
+"""ingest, with a feed of a few items, a real log, and no sockets."""
+
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hrtem_stream.errors import FeedError
+from hrtem_stream.messages import (
+    FeedFinished,
+    FeedFrame,
+    FeedPosition,
+    FrameHeader,
+    LossRange,
+    SeriesEnd,
+    SeriesStart,
+)
+from hrtem_stream.runtime.heart import Heart
+from hrtem_stream.runtime.meter import Meter
+from hrtem_stream.stages.account import SeriesAccount
+from hrtem_stream.stages.ingest import Ingest, open_log
+from hrtem_stream.transport.delivery import Acknowledgement, Dispatcher
+from hrtem_stream.transport.frame_log import read_log
+from hrtem_stream.transport.wire import decode_record
+
+
+class Feed:
+    def __init__(self, items: list[Any], *, can_wait: bool = True) -> None:
+        self.items = deque(items)
+        self.can_wait = can_wait
+        self.positions: list[FeedPosition | None] = []
+
+    def open(self, position: FeedPosition | None) -> None:
+        self.positions.append(position)
+        if position is not None and position.series == "unknown":
+            raise FeedError("not in this series")
+
+    def receive(self, timeout_s: float) -> Any:
+        return self.items.popleft() if self.items else None
+
+    def close(self) -> None:
+        pass
+
+
+class Wires:
+    """Sends nothing on, and acknowledges what it is told to."""
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+        self.states: deque[Acknowledgement] = deque()
+
+    def send(self, parts: Any) -> None:
+        self.sent.append(parts)
+
+    def wait(self, timeout_s: float) -> bool:
+        return bool(self.states)
+
+    def receive(self) -> Any:
+        return [b"", self.states.popleft().encode()] if self.states else None
+
+
+class Stop:
+    is_set = False
+
+
+def _ingest(folder: Path, feed: Feed, **changes: Any) -> tuple[Ingest, Wires]:
+    log, logged = open_log(folder / "log", changes.pop("capacity", 1 << 20))
+    wires = Wires()
+    ingest = Ingest(
+        feed=feed, log=log, logged=logged,
+        dispatcher=Dispatcher(
+            log_id=log.log_id, generation=log.generation, base=log.base, n_shards=1, window=64,
+            stall_s=1.0,
+        ),
+        account=SeriesAccount(default_series="s", feed="native", late_frames=4),
+        outbox=wires, inbox=wires, meter=Meter("ingest"), heart=Heart(folder / "heart"),
+        stop=Stop(), mark_interval_s=0.1, idle_end_s=0.0, **changes,  # type: ignore[arg-type]
+    )  # fmt: skip
+    generation = log.generation << 40
+    wires.states.append(
+        Acknowledgement(
+            log_id=log.log_id, incarnation=1, base=log.base, held=b"", horizon={0: generation + 1}
+        )
+    )
+    return ingest, wires
+
+
+def _frame(sequence: int, size: int = 8) -> FeedFrame:
+    return FeedFrame(sequence=sequence, pixels=np.full((size, size), sequence, np.uint16))
+
+
+def _turn(ingest: Ingest, n_turns: int = 60) -> None:
+    for _ in range(n_turns):
+        ingest.turn()
+
+
+def _records(folder: Path) -> list[Any]:
+    return [decode_record(record.meta) for record in read_log(folder / "log")[2]]
+
+
+def test_every_item_of_the_feed_becomes_a_record_in_its_order(tmp_path: Path) -> None:
+    start, end = SeriesStart(series="a"), SeriesEnd(series="a", n_frames=2)
+    ingest, wires = _ingest(tmp_path, Feed([start, _frame(0), _frame(1), end]))
+    _turn(ingest)
+    kinds = [type(record) for record in _records(tmp_path)]
+    assert kinds == [SeriesStart, FrameHeader, FrameHeader, SeriesEnd]
+    assert len([parts for parts in wires.sent if len(bytes(parts[2])) > 0]) == 4
+
+
+def test_a_late_end_of_the_series_before_does_not_end_the_present_one(tmp_path: Path) -> None:
+    items = [
+        SeriesStart(series="a"), _frame(0), SeriesStart(series="b"), _frame(0), _frame(1),
+        SeriesEnd(series="a", n_frames=5), _frame(2), SeriesEnd(series="b", n_frames=3),
+    ]  # fmt: skip
+    ingest, _ = _ingest(tmp_path, Feed(items))
+    _turn(ingest)
+    records = _records(tmp_path)
+    ends = [record for record in records if isinstance(record, SeriesEnd)]
+    assert [(end.series, end.n_archived, end.n_received) for end in ends] == [
+        ("a", 1, 1), ("b", 3, 3),
+    ]  # fmt: skip
+    assert not any(isinstance(record, LossRange) for record in records)
+
+
+def test_a_restart_takes_up_the_series_and_publishes_what_was_not_acknowledged(
+    tmp_path: Path,
+) -> None:
+    first, _ = _ingest(tmp_path, Feed([SeriesStart(series="a"), _frame(0), _frame(1)]))
+    _turn(first)
+    feed = Feed([_frame(2), SeriesEnd(series="a", n_frames=3)])
+    second, wires = _ingest(tmp_path, feed)
+    second._open_feed()
+    _turn(second)
+    assert feed.positions == [FeedPosition(series="a", next_sequence=2)]
+    rows = [record.row for record in _records(tmp_path) if isinstance(record, FrameHeader)]
+    assert rows == [0, 1, 2]
+    assert second._log.republished == 3, "the start and two frames went out a second time"
+    assert len([parts for parts in wires.sent if len(bytes(parts[2])) > 0]) == 5
+
+
+def test_a_feed_that_was_through_is_not_played_again_after_a_restart(tmp_path: Path) -> None:
+    mark = tmp_path / "finished"
+    end = SeriesEnd(series="a", n_frames=1)
+    first, _ = _ingest(
+        tmp_path, Feed([SeriesStart(series="a"), _frame(0), end]), finished_mark=mark
+    )
+    _turn(first)
+    feed = Feed([SeriesStart(series="a"), _frame(0), end, FeedFinished()])
+    second, wires = _ingest(tmp_path, feed, finished_mark=mark)
+    log = second._log
+    wires.states.append(
+        Acknowledgement(
+            log_id=log.log_id, incarnation=1, base=3, held=b"", horizon={0: log.generation << 41}
+        )
+    )
+    second.run()
+    assert feed.positions == []
+    assert len(_records(tmp_path)) == 3
+
+
+def test_a_feed_that_cannot_go_back_ends_its_series_and_begins_anew(tmp_path: Path) -> None:
+    first, _ = _ingest(tmp_path, Feed([SeriesStart(series="unknown"), _frame(0)]))
+    _turn(first)
+    feed = Feed([])
+    second, _ = _ingest(tmp_path, feed)
+    second._open_feed()
+    _turn(second)
+    assert [position is None for position in feed.positions] == [False, True]
+    assert "could not go on" in _records(tmp_path)[-1].reason
+
+
+def test_a_full_log_makes_a_feed_that_can_wait_wait(tmp_path: Path) -> None:
+    items = [SeriesStart(series="a"), *(_frame(n, size=100) for n in range(20))]
+    feed = Feed(items)
+    ingest, _ = _ingest(tmp_path, feed, capacity=100_000)
+    _turn(ingest)
+    assert len(feed.items) > 10
+    assert not any(isinstance(record, LossRange) for record in _records(tmp_path))
+
+
+def test_a_full_log_loses_frames_of_a_feed_that_cannot_wait_and_counts_them(
+    tmp_path: Path,
+) -> None:
+    items = [SeriesStart(series="a"), *(_frame(n, size=100) for n in range(20))]
+    ingest, wires = _ingest(tmp_path, Feed(items, can_wait=False), capacity=100_000)
+    _turn(ingest)
+    log = ingest._log
+    wires.states.append(
+        Acknowledgement(
+            log_id=log.log_id, incarnation=1, base=log.next_ordinal, held=b"",
+            horizon={0: log.generation << 41},
+        )
+    )  # fmt: skip
+    n_logged = sum(isinstance(record, FrameHeader) for record in _records(tmp_path))
+    ingest._feed.items.append(SeriesEnd(series="a", n_frames=20))  # type: ignore[attr-defined]
+    _turn(ingest)
+    records = _records(tmp_path)
+    (loss,) = [record for record in records if isinstance(record, LossRange)]
+    assert (loss.first, loss.n_frames, loss.reason) == (n_logged, 20 - n_logged, "frame log full")
+    assert records[-1].n_received == 20
+
+
+def test_a_feed_from_which_nothing_comes_is_unreachable_only_the_first_time(
+    tmp_path: Path,
+) -> None:
+    times = iter(range(1000))
+    ingest, _ = _ingest(tmp_path, Feed([]), first_item_s=5.0, clock=lambda: float(next(times)))
+    with pytest.raises(FeedError, match="within 5 s"):
+        _turn(ingest)
