@@ -24,6 +24,7 @@ from hrtem_stream.errors import (
     ArchiveError,
     FeedError,
     HrtemError,
+    LogError,
     SegmenterError,
     SettingsError,
 )
@@ -111,7 +112,7 @@ def run_session(
         if not in_order and not code:
             message, code = "stopped before everything was archived", EXIT_FAILURE
         archives = closed_archives(settings)
-        if in_order or settings.feed.kind != "native":
+        if in_order or settings.feed.kind != "native" or _is_settled(settings.frame_log_path):
             _remove_log(settings)
         if in_order:
             shutil.rmtree(runtime, ignore_errors=True)
@@ -285,6 +286,7 @@ def _run_ingest(
         ),
     )
     ingest.run()
+    log.remove()  # all of it is archived
 
 
 def _run_normalise(
@@ -545,6 +547,17 @@ def _sweep() -> None:
                 shutil.rmtree(folder, ignore_errors=True)
             else:
                 folder.unlink(missing_ok=True)
+
+
+def _is_settled(log: Path) -> bool:
+    """Tell whether everything in a frame log is in the archive."""
+    from hrtem_stream.transport.frame_log import read_log
+
+    try:
+        _, base, records = read_log(log)
+    except LogError:
+        return False
+    return all(record.ordinal < base for record in records)
 
 
 def _remove_log(settings: Settings) -> None:

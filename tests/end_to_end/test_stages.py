@@ -69,6 +69,7 @@ def test_stages_started_one_by_one_in_any_order_make_a_whole_archive(tmp_path: P
     (archive,) = (tmp_path / "runs").glob("*.nxs")
     with open_archive(archive) as opened:
         assert len(opened) == 15
+    assert not Path(f"/dev/shm/hrtem-{os.getuid()}-hand-{os.getpid()}").exists()
     assert call_json("verify", archive)["ok"]
 
 
@@ -124,3 +125,4 @@ directory = "{tmp_path}/runs"
     done = call("run", config)
     assert done.returncode == 4
     assert "nothing came from the feed within 1 s" in done.stderr
+    assert not Path(f"/dev/shm/hrtem-{os.getuid()}-none-{os.getpid()}").exists()
