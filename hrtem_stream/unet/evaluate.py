@@ -1,14 +1,12 @@
-"""How well a segmenter does on labelled frames: the paper's Table I, and its error maps."""
+"""How well a segmenter does on labelled frames: the paper's Table I."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from hrtem_stream.science.scores import Confusion, Scores, confusion, off_edge, scores
 from hrtem_stream.unet.dataset import Example
@@ -72,24 +70,3 @@ def table_one(rows: Mapping[str, Scores]) -> str:
         values = asdict(score)
         lines.append(f"{method:24s}" + "".join(f"{values[name]:19.3f}" for name in names))
     return "\n".join(lines)
-
-
-def error_map(mask: Mask, label: Mask) -> NDArray[np.uint8]:
-    """Return (P, Q, 3): true positives white, false positives red, false negatives blue."""
-    picture = np.zeros((*label.shape, 3), np.uint8)
-    picture[mask & label] = (255, 255, 255)
-    picture[mask & ~label] = (255, 0, 0)
-    picture[~mask & label] = (0, 0, 255)
-    return picture
-
-
-def write_error_maps(
-    directory: Path, *, masks: Sequence[Mask], examples: Sequence[Example]
-) -> None:
-    """Write NAME.png for each frame: the frame on the left, its error map on the right."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for mask, example in zip(masks, examples, strict=True):
-        grey = np.clip(128.0 + 42.5 * example.image, 0, 255).astype(np.uint8)
-        frame = np.repeat(grey[:, :, None], 3, axis=2)
-        both = np.concatenate([frame, error_map(mask, example.amorphous)], axis=1)
-        Image.fromarray(both).save(directory / f"{example.name}.png")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from hrtem_stream.unet import evaluate
 from tests.unet.frames import SIZE, example
@@ -53,18 +51,3 @@ def test_table_one_has_a_line_for_each_method() -> None:
     assert len(lines) == 3
     assert lines[1].startswith("fast")
     assert lines[1].count("1.000") == 6
-
-
-def test_error_maps_are_coloured_as_in_the_paper() -> None:
-    mask = np.array([[True, True], [False, False]])
-    label = np.array([[True, False], [True, False]])
-    picture = evaluate.error_map(mask, label)
-    np.testing.assert_array_equal(picture[0], [(255, 255, 255), (255, 0, 0)])
-    np.testing.assert_array_equal(picture[1], [(0, 0, 255), (0, 0, 0)])
-
-
-def test_error_maps_are_written_beside_their_frames(tmp_path: Path) -> None:
-    one = example()
-    evaluate.write_error_maps(tmp_path / "maps", masks=[one.amorphous], examples=[one])
-    with Image.open(tmp_path / "maps" / f"{one.name}.png") as picture:
-        assert picture.size == (2 * SIZE, SIZE)
