@@ -1,0 +1,187 @@
+"""A session: all stages on this host, supervised, until the feed is through."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hrtem_stream.errors import LogError, SettingsError
+from hrtem_stream.pipeline.names import (
+    EXIT_ARCHIVE,
+    EXIT_FAILURE,
+    closed_archives,
+    failure,
+    heart_path,
+    process_name,
+    session_lock,
+    stage_processes,
+)
+from hrtem_stream.runtime.heart import read_beat
+from hrtem_stream.settings import Settings
+
+if TYPE_CHECKING:
+    from hrtem_stream.runtime.supervisor import ProcessSpec
+
+_MEMORY_ENVIRONMENT = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "17179869184",
+    "MALLOC_TOP_PAD_": "67108864",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "NUMBA_NUM_THREADS": "1",
+}
+"""Pages stay mapped between frames, and libraries leave threading to the stages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a session is."""
+
+    n_received: int
+    n_archived: int
+    n_expected: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionResult:
+    """What a session left behind."""
+
+    archives: list[Path]
+    in_order: bool
+    """Whether everything received was archived and every file closed."""
+    n_restarts: int
+    message: str = ""
+    exit_code: int = 0
+
+
+def run_session(
+    settings: Settings, *, watch: Callable[[Progress], None] = lambda progress: None
+) -> SessionResult:
+    """Run all stages on this host until the feed is through or the user stops.
+
+    Raises
+    ------
+    SettingsError
+        The session runs already, or its output cannot be written.
+    """
+    from hrtem_stream.runtime.supervisor import GaveUpError, Supervisor
+
+    check_output(settings)
+    _sweep()
+    with session_lock(settings):
+        runtime = settings.runtime_directory
+        _clear(runtime)
+        (runtime / "settings.json").write_text(settings.model_dump_json(), encoding="utf-8")
+        supervisor = Supervisor(
+            [_process_spec(settings, name, index) for name, index in stage_processes(settings)],
+            hang_s=settings.session.hang_s,
+            start_up_s=settings.session.start_up_s,
+            drain_s=settings.session.drain_s,
+            watch=lambda: watch(_progress(settings)),
+        )
+        in_order, message, code = False, "", 0
+        try:
+            in_order = supervisor.run()
+        except GaveUpError as error:
+            message = failure(runtime) or str(error)
+            code = EXIT_FAILURE if error.exit_code == EXIT_ARCHIVE else error.exit_code
+        if not in_order and not code:
+            message, code = "stopped before everything was archived", EXIT_FAILURE
+        archives = closed_archives(settings)
+        if in_order or settings.feed.kind != "native" or _is_settled(settings.frame_log_path):
+            _remove_log(settings)
+        if in_order:
+            shutil.rmtree(runtime, ignore_errors=True)
+        return SessionResult(archives, in_order, supervisor.n_restarts, message, code)
+
+
+def check_output(settings: Settings) -> None:
+    """Refuse an output that exists or cannot be written, before anything starts.
+
+    Raises
+    ------
+    SettingsError
+        With the rule and the path.
+    """
+    archive = settings.archive
+    folder = Path(archive.file).parent if archive.file else Path(archive.directory)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"output folder {folder} cannot be made: {error.strerror}") from None
+    if not os.access(folder, os.W_OK):
+        raise SettingsError(f"output folder {folder} is not writable")
+    if not archive.file:
+        return
+    if Path(archive.file).is_dir():
+        raise SettingsError(f"output {archive.file} is a folder")
+    for path in (Path(archive.file), Path(f"{archive.file}.part")):
+        if path.exists() and not archive.overwrite:
+            raise SettingsError(f"output {path} exists; --overwrite replaces it")
+
+
+def _process_spec(settings: Settings, name: str, index: int) -> ProcessSpec:
+    from hrtem_stream.runtime.supervisor import ProcessSpec
+
+    runtime = settings.runtime_directory
+    command = [sys.executable, "-m", "hrtem_stream.pipeline", name, str(index), str(runtime)]
+    return ProcessSpec(
+        process_name(name, index),
+        [*command, str(os.getpid())],
+        _MEMORY_ENVIRONMENT,
+        heart_path(runtime, name, index),
+    )
+
+
+def _progress(settings: Settings) -> Progress:
+    runtime = settings.runtime_directory
+    ingest = read_beat(heart_path(runtime, "ingest", 0))
+    sort = read_beat(heart_path(runtime, "sort", 0))
+    return Progress(ingest.n_done, sort.n_done, ingest.n_expected)
+
+
+def _clear(runtime: Path) -> None:
+    """Remove what an earlier session of the name left, but for the lists of suspects."""
+    for path in runtime.iterdir():
+        if path.suffix != ".suspects":
+            path.unlink()
+
+
+def _sweep() -> None:
+    """Remove what replays and demos left whose command was killed: they are not resumed."""
+    folders = [*Path("/dev/shm").glob(f"hrtem-{os.getuid()}-*")]
+    folders += Path(f"/tmp/hrtem-{os.getuid()}").glob("*")
+    for folder in folders:
+        found = re.search(r"(?:replay|demo)-(\d+)(?:\.lock)?$", folder.name)
+        if found and not Path(f"/proc/{found[1]}").exists():
+            if folder.is_dir():
+                shutil.rmtree(folder, ignore_errors=True)
+            else:
+                folder.unlink(missing_ok=True)
+
+
+def _is_settled(log: Path) -> bool:
+    """Tell whether everything in a frame log is in the archive."""
+    from hrtem_stream.transport.frame_log import read_log
+
+    try:
+        _, base, records = read_log(log)
+    except LogError:
+        return False
+    return all(record.ordinal < base for record in records)
+
+
+def _remove_log(settings: Settings) -> None:
+    path = settings.frame_log_path
+    path.unlink(missing_ok=True)
+    if not settings.frame_log.path:
+        with contextlib.suppress(OSError):
+            path.parent.rmdir()

@@ -1,0 +1,275 @@
+"""Builds each stage from the settings, and runs it in its process.
+
+A process imports only what its own stage needs, as `ingest` must start fast.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from hrtem_stream.errors import ArchiveError, FeedError, HrtemError, SettingsError
+from hrtem_stream.pipeline.feeds import make_feed
+from hrtem_stream.pipeline.names import (
+    EXIT_ARCHIVE,
+    EXIT_FAILURE,
+    EXIT_FEED,
+    EXIT_SETTINGS,
+    heart_path,
+    note_failure,
+    process_name,
+    stage_lock,
+)
+from hrtem_stream.pipeline.segmenter import make_segmenter
+from hrtem_stream.runtime.heart import Heart
+from hrtem_stream.runtime.log import set_up_logging
+from hrtem_stream.runtime.process import StopRequest
+from hrtem_stream.settings import Settings
+
+if TYPE_CHECKING:
+    from hrtem_stream.runtime.meter import Meter
+
+logger = logging.getLogger(__name__)
+
+METRICS_OFFSETS = {"ingest": 0, "normalise": 1, "sort": 2, "segment": 10}
+
+
+def run_stage(name: str, index: int, settings: Settings) -> int:
+    """Run one stage in this process until it is told to stop; give the exit code."""
+    set_up_logging(settings.session.log_level, process_name(name, index))
+    runtime = settings.runtime_directory
+    stop = StopRequest()
+    try:
+        with stage_lock(runtime, name, index):
+            heart = Heart(heart_path(runtime, name, index))
+            meter = _start_meter(settings, name, index, heart)
+            _BUILDERS[name](settings, index, meter, heart, stop)
+    except HrtemError as error:
+        logger.error("%s", error)
+        note_failure(runtime, f"{name}: {error}")
+        return _exit_code(error)
+    except Exception:
+        logger.critical("bug in %s:\n%s", name, traceback.format_exc())
+        note_failure(runtime, f"{name}: {traceback.format_exc(limit=-1).strip()}")
+        return EXIT_FAILURE
+    return 0
+
+
+def _run_ingest(
+    settings: Settings, index: int, meter: Meter, heart: Heart, stop: StopRequest
+) -> None:
+    from hrtem_stream.stages.account import SeriesAccount
+    from hrtem_stream.stages.ingest import Ingest, log_capacity, open_log
+    from hrtem_stream.transport.delivery import Dispatcher
+    from hrtem_stream.transport.sockets import (
+        HEADER_HIGH_WATER,
+        Publisher,
+        Subscriber,
+        make_context,
+    )
+
+    context = make_context()
+    outbox = Publisher(
+        context, settings.endpoint("frames"), bind=True, high_water=HEADER_HIGH_WATER
+    )
+    inbox = Subscriber(
+        context, settings.endpoint("acknowledged"), bind=False, topics=[b""],
+        high_water=HEADER_HIGH_WATER,
+    )  # fmt: skip
+    path = settings.frame_log_path
+    log, logged = open_log(path, log_capacity(path, settings.frame_log.capacity_mib))
+    ingest = Ingest(
+        feed=make_feed(settings),
+        log=log,
+        logged=logged,
+        dispatcher=Dispatcher(
+            log_id=log.log_id,
+            generation=log.generation,
+            base=log.base,
+            n_shards=settings.segment.workers,
+            window=settings.ingest.window,
+            stall_s=settings.ingest.stall_s,
+        ),
+        account=SeriesAccount(
+            default_series=settings.feed.series,
+            feed=settings.feed.kind,
+            late_frames=settings.ingest.late_frames,
+            count_republished=lambda: log.republished,
+        ),
+        outbox=outbox,
+        inbox=inbox,
+        meter=meter,
+        heart=heart,
+        stop=stop,
+        mark_interval_s=settings.ingest.mark_interval_s,
+        idle_end_s=settings.ingest.idle_end_s,
+        first_item_s=settings.ingest.first_item_s,
+        finished_mark=(
+            None if settings.feed.kind == "native" else settings.runtime_directory / "feed-finished"
+        ),
+    )
+    ingest.run()
+    log.remove()  # all of it is archived
+
+
+def _run_normalise(
+    settings: Settings, index: int, meter: Meter, heart: Heart, stop: StopRequest
+) -> None:
+    from hrtem_stream.stages.normalise import Normalise
+    from hrtem_stream.transport.frame_log import FrameLogReader
+
+    _one_thread_each()
+    reader = FrameLogReader(settings.frame_log_path)
+    stage = Normalise(reader, working_size=settings.normalise.working_size)
+    _run_between(
+        settings, stage, index, meter, heart, stop, take="frames", give="normalised",
+        topics=[b""], binds=True, batch_frames=settings.normalise.batch_frames, batch_wait_s=0.0,
+    )  # fmt: skip
+
+
+def _run_segment(
+    settings: Settings, index: int, meter: Meter, heart: Heart, stop: StopRequest
+) -> None:
+    from hrtem_stream.stages.segment import Segment
+    from hrtem_stream.transport.wire import topic
+
+    _one_thread_each()
+    stage = Segment(
+        make_segmenter(
+            settings.segment,
+            working_size=settings.normalise.working_size,
+            note_switch=meter.count_switch,
+        ),
+        working_size=settings.normalise.working_size,
+        agreement_share=settings.segment.agreement_share,
+        note=meter.note_segmented,
+    )
+    _run_between(
+        settings, stage, index, meter, heart, stop, take="normalised", give="segmented",
+        topics=[topic(index)], binds=False, batch_frames=settings.segment.batch_frames,
+        batch_wait_s=settings.segment.batch_wait_s,
+    )  # fmt: skip
+
+
+def _run_between(
+    settings: Settings,
+    stage: Any,
+    index: int,
+    meter: Meter,
+    heart: Heart,
+    stop: StopRequest,
+    *,
+    take: str,
+    give: str,
+    topics: list[bytes],
+    binds: bool,
+    batch_frames: int,
+    batch_wait_s: float,
+) -> None:
+    """Run a stage between two topics; it subscribes last, when it is ready to work."""
+    from hrtem_stream.runtime.runner import Runner
+    from hrtem_stream.runtime.suspicion import Suspicions
+    from hrtem_stream.transport.sockets import Publisher, Subscriber, make_context
+    from hrtem_stream.transport.wire import decode, encode
+
+    stage.warm_up()
+    context = make_context()
+    high_water = 4 * settings.ingest.window + 64
+    outbox = Publisher(context, settings.endpoint(give), bind=binds, high_water=high_water)
+    inbox = Subscriber(
+        context, settings.endpoint(take), bind=False, topics=topics, high_water=high_water
+    )
+    suspicions = Suspicions(
+        settings.runtime_directory / f"{process_name(stage.name, index)}.suspects"
+    )
+    Runner(
+        stage, inbox=inbox, outbox=outbox, decode=decode, encode=encode, suspicions=suspicions,
+        meter=meter, heart=heart, stop=stop, batch_frames=batch_frames, batch_wait_s=batch_wait_s,
+    ).run()  # fmt: skip
+
+
+def _run_sort(
+    settings: Settings, index: int, meter: Meter, heart: Heart, stop: StopRequest
+) -> None:
+    from hrtem_stream.stages.series import SortedSeries
+    from hrtem_stream.stages.sort import Sort
+    from hrtem_stream.transport.frame_log import FrameLogReader
+    from hrtem_stream.transport.sockets import (
+        HEADER_HIGH_WATER,
+        SUMMARY_HIGH_WATER,
+        Publisher,
+        Subscriber,
+        make_context,
+    )
+
+    context = make_context()
+    high_water = 4 * settings.ingest.window + 64
+    acknowledge = Publisher(
+        context, settings.endpoint("acknowledged"), bind=True, high_water=HEADER_HIGH_WATER
+    )
+    tell = Publisher(
+        context, settings.endpoint("summaries"), bind=True, high_water=SUMMARY_HIGH_WATER
+    )
+    inbox = Subscriber(
+        context, settings.endpoint("segmented"), bind=True, topics=[b""], high_water=high_water
+    )
+    Sort(
+        series=SortedSeries(
+            archive=settings.archive,
+            settings_json=settings.model_dump_json(),
+            closed=settings.runtime_directory / "closed",
+            working_size=settings.normalise.working_size,
+        ),
+        reader=FrameLogReader(settings.frame_log_path),
+        inbox=inbox,
+        acknowledge=acknowledge,
+        tell=tell,
+        meter=meter,
+        heart=heart,
+        stop=stop,
+        window=settings.ingest.window,
+        flush_frames=settings.sort.flush_frames,
+        flush_s=settings.sort.flush_s,
+        n_threads=settings.sort.threads,
+        full_disk_wait_s=settings.archive.full_disk_wait_s,
+    ).run()
+
+
+def _one_thread_each() -> None:
+    """Keep OpenCV from starting threads of its own: the stages share out the processors."""
+    import cv2
+
+    cv2.setNumThreads(1)
+
+
+_BUILDERS: dict[str, Callable[[Settings, int, Any, Heart, StopRequest], None]] = {
+    "ingest": _run_ingest,
+    "normalise": _run_normalise,
+    "segment": _run_segment,
+    "sort": _run_sort,
+}
+
+
+def _start_meter(settings: Settings, name: str, index: int, heart: Heart) -> Meter:
+    from hrtem_stream.runtime.meter import Meter
+
+    meter = Meter(name)
+    if settings.metrics.enabled:
+        first = settings.metrics.port
+        port = first and first + METRICS_OFFSETS[name] + index
+        heart.metrics_port = meter.serve(settings.metrics.host, port)
+    return meter
+
+
+def _exit_code(error: HrtemError) -> int:
+    match error:
+        case SettingsError():
+            return EXIT_SETTINGS
+        case FeedError():
+            return EXIT_FEED
+        case ArchiveError():
+            return EXIT_ARCHIVE
+        case _:
+            return EXIT_FAILURE
