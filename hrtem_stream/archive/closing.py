@@ -75,7 +75,7 @@ def add_ledger(entry: h5py.Group, ledger: Ledger, whole_series: Ledger | None) -
 
 def reopen(entry: h5py.Group) -> None:
     """Take away what closing added, from a file whose writer died before it was renamed."""
-    for name in ("ranked", "scores/rank", "ledger/lost"):
+    for name in ("ranked", "scores/rank", "ledger/lost", "marks"):
         if name in entry:
             del entry[name]
     entry["ledger"].attrs["complete"] = False

@@ -278,6 +278,16 @@ class Archive:
         return [int(ordinal) for ordinal in self._column("ledger/declared/ordinal")]
 
     @property
+    def marks(self) -> tuple[tuple[NDArray[Any], ...], float]:
+        """The marks that were copied into the file: row, star, reject, note; and the threshold."""
+        with self._reading("marks"):
+            if "marks" not in self._entry:
+                return (np.zeros(0),) * 4, 0.0
+            threshold = float(self._entry["marks"].attrs["threshold"])
+        names = ("row", "star", "reject", "note")
+        return tuple(self._column(f"marks/{name}") for name in names), threshold
+
+    @property
     def set_aside_rows(self) -> list[int]:
         """Rows of the frames that did not fit the image dataset."""
         return [int(row) for row in self._column("set_aside/row")]

@@ -35,6 +35,7 @@ from hrtem_stream.archive.layout import (
     mark_default,
 )
 from hrtem_stream.archive.ledger import Ledger, Loss, lost_ranges
+from hrtem_stream.archive.marks import add_marks
 from hrtem_stream.archive.tables import Row, Tables, scores_of, stored_bytes
 from hrtem_stream.errors import ArchiveError
 from hrtem_stream.messages import LossRange, SegmentedFrame, SeriesEnd, SeriesStart
@@ -388,11 +389,12 @@ class ArchiveWriter:
         )
         entry = self._file["entry"]
         with self._writing():
-            self._journalled.reserve(RESERVE_BYTES + 512 * self._n_rows)
+            self._journalled.reserve(RESERVE_BYTES + 1024 * self._n_rows)
         with self._writing(fatal=True):
             self._tables.flush()
             add_ranking(entry, np.array(self._fractions, np.float64))
             add_ledger(entry, ledger, whole_series)
+            add_marks(entry, path=self.path, header=self.header, n_rows=self._n_rows)
             self._commit()
             self._release()
             part_path(self.path).replace(self.path)
