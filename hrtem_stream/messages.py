@@ -260,9 +260,28 @@ class FrameSummary:
     beam_off_fraction: float
     confidence: float
     agreement: float
+    received_ns: int
     rank: int
     """Place by graphene fraction among the frames of the series so far, 0 is the best."""
     latency_s: float
     thumbnail: NDArray[np.uint8]
     amorphous: Bits
     vacuum: Bits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesStatus:
+    """sort -> watchers: how a series stands; repeated each second, and told at its end."""
+
+    series: str
+    series_id: str
+    n_expected: int | None
+    pixel_size_nm: float | None
+    n_archived: int
+    n_lost: int
+    """Frames declared lost so far, less those that came late."""
+    lost_reason: str
+    """Of the latest loss, empty when there is none."""
+    archive: str
+    """Path of the archive, without the number of a file."""
+    is_closed: bool

@@ -109,7 +109,8 @@ def picture(frame: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
     low, high = np.percentile(seen.astype(np.float32), PICTURE_PERCENTILES)
     span = max(float(high - low), 1e-9)
     stretched = (frame.astype(np.float32) - np.float32(low)) * np.float32(255 / span)
-    return np.clip(np.nan_to_num(stretched), 0, 255).round().astype(np.uint8)
+    shown: NDArray[np.uint8] = np.clip(np.nan_to_num(stretched), 0, 255).round().astype(np.uint8)
+    return shown
 
 
 def _write_tiff(path: Path, archive: Archive, index: int, told: dict[str, str]) -> None:

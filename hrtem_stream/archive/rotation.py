@@ -82,6 +82,8 @@ class SeriesArchive:
         self._frames_per_file = frames_per_file
         self._overwrite = overwrite
         self._earlier = earlier
+        self._losses: tuple[Loss, ...] = ()
+        self._n_declared = 0
 
     @classmethod
     def create(
@@ -181,6 +183,15 @@ class SeriesArchive:
     def loss_ordinals(self) -> list[int]:
         """Ordinals of the losses declared."""
         return self._earlier.loss_ordinals + self._writer.loss_ordinals
+
+    @property
+    def losses(self) -> tuple[Loss, ...]:
+        """What was lost of the series so far; worked out anew only where more was declared."""
+        declared = [*self._earlier.losses, *self._writer.losses]
+        if len(declared) != self._n_declared:
+            self._losses = lost_ranges(declared, archived=self.sequences)
+            self._n_declared = len(declared)
+        return self._losses
 
     def append(self, frames: Sequence[Row], *, archived_ns: int) -> None:
         """Append frames and commit them, going on to the next file where one is full.

@@ -60,6 +60,7 @@ def run_stage(name: str, index: int, settings: Settings) -> int:
 def _run_ingest(
     settings: Settings, index: int, meter: Meter, heart: Heart, stop: StopRequest
 ) -> None:
+    from hrtem_stream.runtime.pause import PauseSwitch
     from hrtem_stream.stages.account import SeriesAccount
     from hrtem_stream.stages.ingest import Ingest, log_capacity, open_log
     from hrtem_stream.transport.delivery import Dispatcher
@@ -109,6 +110,8 @@ def _run_ingest(
         finished_mark=(
             None if settings.feed.kind == "native" else settings.runtime_directory / "feed-finished"
         ),
+        is_paused=PauseSwitch(settings.runtime_directory),
+        waits_when_paused=settings.feed.kind in ("replay", "simulated"),
     )
     ingest.run()
     log.remove()  # all of it is archived

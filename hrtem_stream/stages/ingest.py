@@ -28,6 +28,7 @@ from hrtem_stream.messages import (
 )
 from hrtem_stream.runtime.heart import Heart
 from hrtem_stream.runtime.meter import Meter
+from hrtem_stream.runtime.pause import PAUSED
 from hrtem_stream.runtime.process import StopRequest
 from hrtem_stream.stages.account import Entry, SeriesAccount
 from hrtem_stream.transport.delivery import Acknowledgement, Dispatcher
@@ -113,6 +114,10 @@ class Ingest:
     finished_mark
         File that says, to a restarted process, that the feed was through; None for a feed that
         never is.
+    is_paused
+        Tells whether the user has paused saving.
+    waits_when_paused
+        Whether the feed is a recording, which waits then; the frames of a camera are declared.
     """
 
     name = "ingest"
@@ -134,6 +139,8 @@ class Ingest:
         idle_end_s: float,
         first_item_s: float = 0.0,
         finished_mark: Path | None = None,
+        is_paused: Callable[[], bool] = lambda: False,
+        waits_when_paused: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._feed = feed
@@ -149,6 +156,8 @@ class Ingest:
         self._idle_end_s = idle_end_s
         self._first_item_s = 0.0 if logged else first_item_s
         self._finished_mark = finished_mark
+        self._is_paused = is_paused
+        self._waits_when_paused = waits_when_paused
         self._recalled_below = log.next_ordinal
         self._clock = clock
         self._waiting = deque(record for record in logged if record.ordinal >= log.base)
@@ -230,7 +239,7 @@ class Ingest:
 
     def _may_take(self) -> bool:
         """Tell whether another item is wanted from the feed now."""
-        if self._is_finished:
+        if self._is_finished or (self._waits_when_paused and self._is_paused()):
             return False
         if self._feed.can_wait:
             return not self._entries and not self._waiting and self._dispatcher.may_publish()
@@ -330,6 +339,9 @@ class Ingest:
     def _take_frame(self, frame: FeedFrame, now_ns: int) -> None:
         self._meter.frames_received.inc()
         self._meter.bytes_received.inc(frame.pixels.nbytes)
+        if self._is_paused():
+            self._entries.extend(self._account.lose(frame, PAUSED, now_ns))
+            return
         if frame.pixels.nbytes + SPARE_BYTES > self._log.capacity:
             logger.error("a frame of %d bytes is larger than the frame log", frame.pixels.nbytes)
             self._entries.extend(self._account.lose(frame, "larger than the frame log", now_ns))

@@ -34,6 +34,7 @@ from hrtem_stream.messages import (
     SegmentedFrame,
     SeriesEnd,
     SeriesStart,
+    SeriesStatus,
 )
 from hrtem_stream.science.illumination import DEGREE
 from hrtem_stream.settings import ArchiveSettings
@@ -129,6 +130,30 @@ class SortedSeries:
                 self._done[series_id] = archive.header.first_row + len(archive)
             self._note_closed(files)
         return series_id in self._done
+
+    @property
+    def open_ids(self) -> list[str]:
+        """Identities of the series under way."""
+        return list(self._open)
+
+    def status(self, series_id: str) -> SeriesStatus:
+        """Say how a series stands.
+
+        Raises
+        ------
+        KeyError
+            It is not open.
+        """
+        archive = self._open[series_id]
+        start = archive.header.start
+        losses = archive.losses
+        return SeriesStatus(
+            series=start.series, series_id=series_id, n_expected=start.n_expected,
+            pixel_size_nm=start.calibration.pixel_size_nm, n_archived=archive.next_row,
+            n_lost=sum(loss.n_frames for loss in losses),
+            lost_reason=losses[-1].reason if losses else "", archive=str(archive.path),
+            is_closed=False,
+        )  # fmt: skip
 
     def create(
         self, start: SeriesStart, delivery: Delivery, *, shape: tuple[int, int], dtype: str

@@ -14,7 +14,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
 from hrtem_stream.archive.encoding import EncodedFrame, SetAsideFrame
@@ -36,13 +36,14 @@ from hrtem_stream.stages.segment import without_analysis
 from hrtem_stream.stages.series import PLACEHOLDER, Encoders, SortedSeries
 from hrtem_stream.transport.delivery import Receipt
 from hrtem_stream.transport.frame_log import FrameLogReader
-from hrtem_stream.transport.wire import decode, encode_summary
+from hrtem_stream.transport.wire import decode, encode_status, encode_summary
 
 logger = logging.getLogger(__name__)
 
 Encoded: TypeAlias = EncodedFrame | SetAsideFrame
 
 STATE_INTERVAL_S = 0.1
+STATUS_INTERVAL_S = 1.0
 RETRY_S = 1.0
 IMAGE_WAIT_S = 2.0
 MESSAGES_A_TURN = 64
@@ -138,6 +139,7 @@ class Sort:
         inbox.also_wake_on(self._wake)
         self._flushed_s = clock()
         self._told_s = 0.0
+        self._status_s = 0.0
         self._full_since_s: float | None = None
         self._retry_at_s = 0.0
         self._is_marked = False
@@ -424,11 +426,15 @@ class Sort:
             case LossRange():
                 self._series.declare_loss(record, message.delivery.ordinal)
             case SeriesEnd():
+                is_open = record.series_id in self._series.open_ids
+                status = self._series.status(record.series_id) if is_open else None
                 imbalance = self._series.close(
                     record, message.delivery.ordinal, self._receipt.n_duplicates
                 )
                 self._meter.ledger_imbalance.inc(imbalance)
                 self._rankings.pop(record.series_id, None)
+                if status is not None:
+                    self._tell.send(encode_status(replace(status, is_closed=True)))
 
     def _wait_for_disk(self, error: ArchiveError) -> None:
         """Take a full disk as a reason to wait; anything else ends the stage."""
@@ -450,6 +456,10 @@ class Sort:
         self._told_s = now_s
         self._is_marked = False
         self._meter.queue_frames.set(len(self._held))
+        if now_s - self._status_s >= STATUS_INTERVAL_S:
+            self._status_s = now_s
+            for series_id in self._series.open_ids:
+                self._tell.send(encode_status(self._series.status(series_id)))
 
     def _rank(self, frame: SegmentedFrame) -> int:
         """Rank a frame among those of its series so far."""
@@ -474,6 +484,7 @@ class Sort:
             fault=header.fault, graphene_fraction=frame.graphene_fraction,
             amorphous_fraction=frame.amorphous_fraction, vacuum_fraction=frame.vacuum_fraction,
             beam_off_fraction=frame.beam_off_fraction, confidence=frame.confidence,
+            received_ns=header.received_ns,
             agreement=frame.agreement, rank=self._rank(frame), latency_s=latency_s,
             thumbnail=frame.thumbnail, amorphous=frame.amorphous, vacuum=frame.vacuum,
         )  # fmt: skip

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import msgpack
@@ -36,6 +36,7 @@ from hrtem_stream.messages import (
     SegmentedFrame,
     SeriesEnd,
     SeriesStart,
+    SeriesStatus,
 )
 
 WIRE_VERSION = 1
@@ -46,6 +47,7 @@ DTYPES = frozenset({"|u1", "<u2", "<u4", "|i1", "<i2", "<i4", "<f4", "<f8"})
 
 RAW, NORMALISED, SEGMENTED, CONTROL, MARK = range(5)
 FRAME_RECORD, START_RECORD, LOSS_RECORD, END_RECORD = range(1, 5)
+SUMMARY_TOPIC, STATUS_TOPIC = b"frame:", b"series:"
 
 Part: TypeAlias = bytes | memoryview
 StageMessage: TypeAlias = RawFrame | NormalisedFrame | SegmentedFrame | ControlRecord | Mark
@@ -189,7 +191,7 @@ def encode_summary(summary: FrameSummary) -> list[Part]:
         if name not in ("thumbnail", "amorphous", "vacuum")
     }
     return [
-        b"frame:",
+        SUMMARY_TOPIC,
         _pack([WIRE_VERSION, list(summary.thumbnail.shape), fields]),
         _raw(summary.thumbnail),
         _bits(summary.amorphous),
@@ -206,6 +208,17 @@ def decode_summary(parts: Sequence[Part]) -> FrameSummary:
         if version != WIRE_VERSION:
             raise WireError("version", f"wire version must be {WIRE_VERSION}, got {version!r}")
         rows, columns = _working_shape(shape)
+        _check_types(
+            fields,
+            {
+                str: ("series", "series_id", "name", "method", "fault"),
+                int: ("sequence", "row", "rank", "received_ns"),
+                (int, float): (
+                    "graphene_fraction", "amorphous_fraction", "vacuum_fraction",
+                    "beam_off_fraction", "confidence", "agreement", "latency_s",
+                ),
+            },
+        )  # fmt: skip
         return FrameSummary(
             **{**fields, "shape": tuple(fields["shape"])},
             thumbnail=_array(parts[2], np.uint8, (rows, columns)),
@@ -214,6 +227,42 @@ def decode_summary(parts: Sequence[Part]) -> FrameSummary:
         )
     except (TypeError, ValueError, KeyError) as error:
         raise WireError("meta", f"summary: {error}") from None
+
+
+def encode_status(status: SeriesStatus) -> list[Part]:
+    """Encode what watchers hear of a series."""
+    return [STATUS_TOPIC, _pack([WIRE_VERSION, dataclasses.asdict(status)])]
+
+
+def decode_status(parts: Sequence[Part]) -> SeriesStatus:
+    """Decode what `encode_status` made; raises WireError as `decode` does."""
+    _need_parts(parts, 2)
+    content = _unpack(parts[1], MAX_META_BYTES, "meta")
+    try:
+        version, fields = content
+        if version != WIRE_VERSION:
+            raise WireError("version", f"wire version must be {WIRE_VERSION}, got {version!r}")
+        status = SeriesStatus(**fields)
+    except (TypeError, ValueError) as error:
+        raise WireError("meta", f"status: {error}") from None
+    _check_types(
+        fields,
+        {
+            str: ("series", "series_id", "lost_reason", "archive"),
+            int: ("n_archived", "n_lost"),
+            bool: ("is_closed",),
+            (int, type(None)): ("n_expected",),
+            (int, float, type(None)): ("pixel_size_nm",),
+        },
+    )
+    return status
+
+
+def _check_types(fields: dict[str, Any], types: Mapping[Any, Sequence[str]]) -> None:
+    for kind, names in types.items():
+        for name in names:
+            if not isinstance(fields[name], kind):
+                raise WireError("meta", f"{name} has a wrong type: {type(fields[name]).__name__}")
 
 
 def _decode_normalised(

@@ -21,6 +21,7 @@ from hrtem_stream.messages import (
 )
 from hrtem_stream.runtime.heart import Heart
 from hrtem_stream.runtime.meter import Meter
+from hrtem_stream.runtime.pause import PAUSED
 from hrtem_stream.stages.account import SeriesAccount
 from hrtem_stream.stages.ingest import Ingest, open_log
 from hrtem_stream.transport.delivery import Acknowledgement, Dispatcher
@@ -211,3 +212,39 @@ def test_a_feed_from_which_nothing_comes_is_unreachable_only_the_first_time(
     ingest, _ = _ingest(tmp_path, Feed([]), first_item_s=5.0, clock=lambda: float(next(times)))
     with pytest.raises(FeedError, match="within 5 s"):
         _turn(ingest)
+
+
+class Switch:
+    def __init__(self) -> None:
+        self.is_on = True
+
+    def __call__(self) -> bool:
+        return self.is_on
+
+
+def test_a_recording_waits_while_saving_is_paused(tmp_path: Path) -> None:
+    feed, switch = Feed([_frame(0), _frame(1)]), Switch()
+    ingest, _ = _ingest(tmp_path, feed, is_paused=switch, waits_when_paused=True)
+    _turn(ingest)
+    assert len(feed.items) == 2
+    switch.is_on = False
+    _turn(ingest)
+    kinds = [type(record) for record in _records(tmp_path)]
+    assert kinds == [SeriesStart, FrameHeader, FrameHeader]
+
+
+@pytest.mark.parametrize("can_wait", [True, False])
+def test_each_frame_of_a_camera_is_declared_while_saving_is_paused(
+    tmp_path: Path, can_wait: bool
+) -> None:
+    feed, switch = Feed([_frame(0), _frame(1), _frame(2)], can_wait=can_wait), Switch()
+    ingest, _ = _ingest(tmp_path, feed, is_paused=switch)
+    _turn(ingest)
+    assert not feed.items
+    switch.is_on = False
+    feed.items.extend([_frame(3), SeriesEnd(n_frames=4)])
+    _turn(ingest)
+    _, frame, loss, end = _records(tmp_path)
+    assert frame.sequence == 3
+    assert (loss.first, loss.n_frames, loss.reason) == (0, 3, PAUSED)
+    assert (end.n_received, end.n_archived) == (4, 1)

@@ -31,7 +31,13 @@ from hrtem_stream.stages.series import SortedSeries
 from hrtem_stream.stages.sort import Sort
 from hrtem_stream.transport.delivery import Acknowledgement
 from hrtem_stream.transport.frame_log import FrameLog, FrameLogReader, LoggedRecord
-from hrtem_stream.transport.wire import encode
+from hrtem_stream.transport.wire import (
+    STATUS_TOPIC,
+    SUMMARY_TOPIC,
+    decode_status,
+    decode_summary,
+    encode,
+)
 from tests.stages.frames import SHAPE, delivery, segmented
 
 
@@ -248,7 +254,24 @@ def test_a_mark_is_answered_at_once_with_the_horizon(bench: Bench) -> None:
 
 def test_watchers_hear_of_each_frame(bench: Bench) -> None:
     bench.send(bench.start(), *(bench.frame(row) for row in range(3)))
-    bench.turn_until(lambda: len(bench.tell.sent) == 3)
+    bench.turn_until(lambda: len(_told(bench, SUMMARY_TOPIC)) == 3)
+    assert [decode_summary(parts).row for parts in _told(bench, SUMMARY_TOPIC)] == [0, 1, 2]
+
+
+def test_watchers_hear_how_the_series_stands_and_that_it_ended(bench: Bench) -> None:
+    bench.send(bench.start(), bench.frame(0), bench.control(LOSS), bench.end(3))
+    bench.turn_until(lambda: (bench.folder / "s.nxs").exists())
+    status = decode_status(_told(bench, STATUS_TOPIC)[-1])
+    assert status.is_closed
+    assert (status.n_archived, status.n_lost, status.lost_reason) == (1, 2, "missing at the feed")
+    assert status.archive == str(bench.folder / "s.nxs")
+
+
+LOSS = LossRange(series="s", series_id="id", first=1, n_frames=2, reason="missing at the feed")
+
+
+def _told(bench: Bench, topic: bytes) -> list[list[Any]]:
+    return [parts for parts in bench.tell.sent if bytes(parts[0]) == topic]
 
 
 def test_another_log_seals_what_belongs_to_the_one_before(bench: Bench) -> None:
@@ -355,7 +378,7 @@ def test_a_frame_that_cannot_be_read_in_the_log_is_asked_for_again(bench: Bench)
     )
     bench.inbox.messages.append([bytes(p) for p in encode(replace(frame, delivery=wrong))])
     bench.turn_some(0.2)
-    assert not bench.acknowledge.state.has(frame.delivery.ordinal)
+    bench.turn_until(lambda: not bench.acknowledge.state.has(frame.delivery.ordinal))
     bench.inbox.messages.append(parts)
     bench.send(bench.end(1))
     bench.turn_until(lambda: (bench.folder / "s.nxs").exists())

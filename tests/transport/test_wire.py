@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import msgpack
 import numpy as np
 import pytest
@@ -22,13 +25,17 @@ from hrtem_stream.messages import (
     SegmentedFrame,
     SeriesEnd,
     SeriesStart,
+    SeriesStatus,
 )
 from hrtem_stream.transport.wire import (
+    WIRE_VERSION,
     decode,
     decode_record,
+    decode_status,
     decode_summary,
     encode,
     encode_record,
+    encode_status,
     encode_summary,
     topic,
 )
@@ -118,10 +125,29 @@ def test_a_summary_survives_the_wire() -> None:
         series="s", series_id="x", sequence=1, row=1, name="n", shape=(32, 32), method="bragg",
         fault="", graphene_fraction=0.5, amorphous_fraction=0.5, vacuum_fraction=0.0,
         beam_off_fraction=0.0, confidence=0.9, agreement=0.95, rank=3, latency_s=0.01,
-        thumbnail=frame.thumbnail,
-        amorphous=frame.amorphous, vacuum=frame.vacuum,
+        received_ns=10**18, thumbnail=frame.thumbnail, amorphous=frame.amorphous,
+        vacuum=frame.vacuum,
     )  # fmt: skip
     assert _same(summary, decode_summary(_bytes(encode_summary(summary))))
+
+
+STATUS = SeriesStatus(
+    series="s", series_id="x", n_expected=None, pixel_size_nm=0.02, n_archived=5, n_lost=1,
+    lost_reason="gap", archive="/runs/s.nxs", is_closed=False,
+)  # fmt: skip
+
+
+def test_a_status_survives_the_wire() -> None:
+    assert decode_status(_bytes(encode_status(STATUS))) == STATUS
+
+
+@pytest.mark.parametrize(
+    "change", [{"n_archived": "5"}, {"archive": 1}, {"pixel_size_nm": [1]}, {"extra": 0}]
+)
+def test_a_status_with_other_fields_is_refused(change: dict[str, Any]) -> None:
+    fields = dataclasses.asdict(STATUS) | change
+    with pytest.raises(WireError):
+        decode_status([b"series:", msgpack.packb([WIRE_VERSION, fields])])
 
 
 def test_no_topic_begins_another() -> None:
