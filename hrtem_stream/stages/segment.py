@@ -15,6 +15,8 @@ from hrtem_stream.science.coverage import coverage
 from hrtem_stream.stages.fallback import WithFallback
 
 NONE = "none"
+KNOWS_VACUUM = frozenset({"unet"})
+"""Methods whose amorphous pixels are never vacuum."""
 
 
 class Segment(Stage[NormalisedFrame, SegmentedFrame]):
@@ -102,13 +104,15 @@ class Segment(Stage[NormalisedFrame, SegmentedFrame]):
         confidence: float,
         agreement: float,
     ) -> SegmentedFrame:
-        amorphous = mask & ~frame.vacuum & ~frame.beam_off
-        shares = coverage(amorphous, frame.vacuum, frame.beam_off)
+        # The network has learnt what a hole looks like; of the Bragg filter's mask a hole is cut.
+        vacuum = frame.vacuum & ~mask if method in KNOWS_VACUUM else frame.vacuum
+        amorphous = mask & ~vacuum & ~frame.beam_off
+        shares = coverage(amorphous, vacuum, frame.beam_off)
         result = SegmentedFrame(
             delivery=frame.delivery,
             header=frame.header,
             amorphous=amorphous,
-            vacuum=frame.vacuum,
+            vacuum=vacuum,
             beam_off=frame.beam_off,
             coefficients=frame.coefficients,
             thumbnail=frame.thumbnail,

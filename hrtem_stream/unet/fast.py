@@ -17,6 +17,8 @@ from hrtem_stream.unet.residual import lattice_residual
 
 OUTLIER = 8.0
 """In robust deviations; no lattice and hardly a contaminant reaches it."""
+TYPICAL = 3.0
+"""What lies further off counts as this far in the deviation that sets the scale."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +102,8 @@ def clip_outliers(images: Tensor) -> Tensor:
     Returns
     -------
     (B, 1, P, Q) float32
-        Mean 0 and deviation 1 over the pixels that are not zero.
+        Mean 0 over the pixels that are not zero, and deviation 1 over them when they are clipped
+        to `TYPICAL` robust deviations.
     """
     lit = (images != 0).float()
     sample = images[..., ::4, ::4].flatten(1)
@@ -112,7 +115,8 @@ def clip_outliers(images: Tensor) -> Tensor:
     clipped = ((images - centre) / spread).clamp(-OUTLIER, OUTLIER) * lit
     n_lit = lit.sum(dim=(-2, -1), keepdim=True).clamp(min=1.0)
     clipped = (clipped - clipped.sum(dim=(-2, -1), keepdim=True) / n_lit) * lit
-    variance = clipped.square().sum(dim=(-2, -1), keepdim=True) / n_lit
+    within = clipped.clamp(-TYPICAL, TYPICAL)
+    variance = within.square().sum(dim=(-2, -1), keepdim=True) / n_lit
     return clipped * torch.rsqrt(variance + 1e-12)
 
 

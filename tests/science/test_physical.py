@@ -111,6 +111,22 @@ def test_illumination_falls_off_and_ends_at_the_beams_edge() -> None:
     assert min(edges) < 0.05
 
 
+def test_adatoms_are_too_few_to_be_a_contaminant() -> None:
+    for seed in range(200):
+        drawn = draw_conditions(reduction=2, rng=np.random.default_rng(seed))
+        area_nm2 = (512 * drawn.pixel_size_nm) ** 2
+        assert drawn.n_adatoms <= 1 + 0.15 * area_nm2
+
+
+def test_frames_without_and_full_of_contaminant_are_not_rare() -> None:
+    kinds = [
+        draw_conditions(reduction=1, rng=np.random.default_rng(seed)).coverage
+        for seed in range(600)
+    ]
+    assert kinds.count("none") > 0.09 * len(kinds)
+    assert kinds.count("full") > 0.16 * len(kinds)
+
+
 def test_hot_pixels_are_hot() -> None:
     pixels = frame(hot_share=1e-3).pixels
     assert pixels.max() > 1.9 * np.median(pixels)

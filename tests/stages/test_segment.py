@@ -114,15 +114,21 @@ def test_frames_with_a_fault_are_passed_on_and_count_as_nothing() -> None:
     assert not results[1].amorphous.any()
 
 
-def test_vacuum_and_beam_off_are_neither_graphene_nor_amorphous() -> None:
-    _, _, _, _, both = _pair()
-    vacuum, beam_off = np.zeros(SHAPE, np.bool_), np.zeros(SHAPE, np.bool_)
-    vacuum[:16], beam_off[48:] = True, True
-    frame = replace(normalised(0, np.ones(SHAPE)), vacuum=vacuum, beam_off=beam_off)
+@pytest.mark.parametrize(("fails", "amorphous", "vacuum"), [(True, 0.5, 0.25), (False, 0.75, 0.0)])
+def test_vacuum_and_beam_off_are_neither_graphene_nor_amorphous(
+    fails: bool, amorphous: float, vacuum: float
+) -> None:
+    """What the network calls amorphous is no hole; of the Bragg filter's mask holes are cut."""
+    unet, _, _, _, both = _pair()
+    unet.error = SegmenterError("broken") if fails else None
+    hole, beam_off = np.zeros(SHAPE, np.bool_), np.zeros(SHAPE, np.bool_)
+    hole[:16], beam_off[48:] = True, True
+    frame = replace(normalised(0, np.ones(SHAPE)), vacuum=hole, beam_off=beam_off)
     (result,) = _stage(both).process([frame])
-    assert result.amorphous_fraction == 0.5
-    assert result.vacuum_fraction == result.beam_off_fraction == 0.25
+    assert (result.amorphous_fraction, result.vacuum_fraction) == (amorphous, vacuum)
+    assert result.beam_off_fraction == 0.25
     assert result.graphene_fraction == 0.0
+    assert not (result.amorphous & (result.vacuum | result.beam_off)).any()
 
 
 def test_the_agreement_of_both_methods_is_measured_on_a_share_of_the_frames() -> None:

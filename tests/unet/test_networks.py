@@ -65,10 +65,10 @@ def test_outliers_are_clipped_and_the_rest_standardised() -> None:
     images[1, 0, :4, :4] = 1e4
     tame = clip_outliers(images)
     torch.testing.assert_close(
-        tame[0], (images[0] - images[0].mean()) / images[0].std(), atol=0.01, rtol=0
+        tame[0], (images[0] - images[0].mean()) / images[0].std(), atol=0.05, rtol=0
     )
     assert tame[1].max() < 9.0
-    assert tame[1, 0, 8:].std() > 0.8
+    assert tame[1, 0, 8:].std() > 0.95
 
 
 def test_pixels_outside_the_beam_stay_zero() -> None:
