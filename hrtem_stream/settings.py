@@ -90,16 +90,81 @@ class SimulatedFeedSettings(Table):
         return rate
 
 
+class DectrisFeedSettings(Table):
+    """A DECTRIS detector's stream, version 2."""
+
+    endpoint: str = "tcp://127.0.0.1:31001"
+    """Address of the control unit's stream."""
+    control: str = ""
+    """Address of the control unit's web interface (http://...), where the number of images that
+    it dropped is read; empty: it is not asked."""
+    channel: str = ""
+    """The one channel (threshold) that is archived; empty: each as a frame of its own."""
+    masked: Literal["auto", "keep"] = "auto"
+    """auto: the analysis fills pixels of the largest number, which the detector gives to gaps and
+    dead pixels, from their neighbours; keep: it takes them as counts. The archive keeps them."""
+    max_frame_mib: float = Field(512.0, gt=0, le=4096)
+    """Largest message, and largest frame when decompressed, that is accepted, in MiB."""
+
+    @field_validator("control")
+    @classmethod
+    def _control_is_a_web_address(cls, control: str) -> str:
+        if control and not control.startswith(("http://", "https://")):
+            raise ValueError(f"must begin with http:// or https://, got {control!r}")
+        return control
+
+
+class MerlinFeedSettings(Table):
+    """A Merlin (Medipix) detector's data socket."""
+
+    endpoint: str = "tcp://127.0.0.1:6342"
+    """Address of the data socket."""
+    max_frame_mib: float = Field(64.0, gt=0, le=4096)
+    """Largest frame that is accepted, in MiB."""
+
+
+class DirectElectronFeedSettings(Table):
+    """A Direct Electron camera, through the movie buffer of its server."""
+
+    endpoint: str = "tcp://127.0.0.1:13240"
+    """Address of DE-Server."""
+    start: bool = False
+    """Whether we start one acquisition, with what is set at the server, and end after it; else
+    acquisitions that others start, with a movie buffer, are waited for."""
+    n_frames: int = Field(0, ge=0, le=100_000_000)
+    """Frames of the acquisition that we start; 0: as set at the server."""
+    max_buffer_mib: float = Field(2048.0, gt=0, le=65536)
+    """Largest movie buffer that is accepted, in MiB."""
+
+
 class FeedSettings(Table):
     """Where frames come from."""
 
-    kind: Literal["native", "replay", "simulated"] = "simulated"
+    kind: Literal["native", "dectris", "merlin", "direct_electron", "replay", "simulated"] = (
+        "simulated"
+    )
     """Which of the tables below is used."""
     series: str = Field("series", min_length=1, max_length=128)
     """Name of the series where the feed gives none."""
     native: NativeFeedSettings = NativeFeedSettings()
+    dectris: DectrisFeedSettings = DectrisFeedSettings()
+    merlin: MerlinFeedSettings = MerlinFeedSettings()
+    direct_electron: DirectElectronFeedSettings = DirectElectronFeedSettings()
     replay: ReplayFeedSettings = ReplayFeedSettings()
     simulated: SimulatedFeedSettings = SimulatedFeedSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_line_is_enough(cls, values: Any) -> Any:
+        """Take `feed = "KIND"` and `feed = "KIND ENDPOINT"` for a table."""
+        return feed_of_line(values) if isinstance(values, str) else values
+
+    @property
+    def is_live(self) -> bool:
+        """Whether further series may come, and what is not taken now is gone."""
+        if self.kind == "direct_electron":
+            return not self.direct_electron.start
+        return self.kind in ("native", "dectris", "merlin")
 
 
 class FrameLogSettings(Table):
@@ -363,7 +428,10 @@ def origins(path: Path | None, flags: Mapping[str, Any] | None = None) -> dict[s
     """Tell for each dotted key where its value comes from: flag, environment, file or default."""
     given = set((flags or {}).keys())
     environment = {key for key, _ in flatten(EnvSettingsSource(Settings)())}
-    in_file = {key for key, _ in flatten(read_toml(path))} if path is not None else set()
+    content = read_toml(path) if path is not None else {}
+    if isinstance(content.get("feed"), str):
+        content["feed"] = feed_of_line(content["feed"])
+    in_file = {key for key, _ in flatten(content)}
     found = {}
     for key, _ in flatten(load_settings(path, flags).model_dump()):
         if key in given:
@@ -391,6 +459,12 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise SettingsError(f"settings file {path} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"settings file {path} is not TOML: {error}") from None
+
+
+def feed_of_line(line: str) -> dict[str, Any]:
+    """Make the table of a feed from one line, such as `dectris tcp://detector:31001`."""
+    kind, _, endpoint = line.strip().partition(" ")
+    return {"kind": kind, kind: {"endpoint": endpoint.strip()}} if endpoint else {"kind": kind}
 
 
 def known_keys(model: type[BaseModel] = Settings, prefix: str = "") -> list[str]:

@@ -9,15 +9,26 @@ from hrtem_stream.settings import Settings
 
 def make_feed(settings: Settings) -> Any:
     """Make the source of frames that the settings name."""
+    from hrtem_stream.sources.native_wire import FeedLimits
+
     feed = settings.feed
     if feed.kind == "native":
-        from hrtem_stream.sources.native import FeedLimits, NativeSource
+        from hrtem_stream.sources.native import NativeSource
 
         return NativeSource(
             feed.native.endpoint,
             pattern=feed.native.pattern,
             bind=feed.native.bind,
             limits=FeedLimits(max_frame_bytes=int(feed.native.max_frame_mib * 2**20)),
+        )
+    if feed.kind == "dectris":
+        from hrtem_stream.sources.dectris import DectrisSource
+
+        return DectrisSource(
+            feed.dectris.endpoint,
+            channel=feed.dectris.channel,
+            limits=FeedLimits(max_frame_bytes=int(feed.dectris.max_frame_mib * 2**20)),
+            dropped=_dropped_counter(feed.dectris.control),
         )
     if feed.kind == "replay":
         from hrtem_stream.sources.replay import ReplaySource
@@ -37,3 +48,12 @@ def make_feed(settings: Settings) -> Any:
         rate=feed.simulated.rate,
         series=feed.series,
     )
+
+
+def _dropped_counter(control: str) -> Any:
+    """Make the reader of a DECTRIS control unit's counter, where there is an address."""
+    if not control:
+        return None
+    from hrtem_stream.sources.dectris_control import ControlUnit
+
+    return ControlUnit(control)

@@ -96,7 +96,7 @@ def run_session(
         if not in_order and not code:
             message, code = "stopped before everything was archived", EXIT_FAILURE
         archives = closed_archives(settings)
-        if in_order or settings.feed.kind != "native" or _is_settled(settings.frame_log_path):
+        if in_order or not settings.feed.is_live or _is_settled(settings.frame_log_path):
             _remove_log(settings)
         if in_order:
             shutil.rmtree(runtime, ignore_errors=True)

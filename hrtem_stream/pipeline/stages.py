@@ -108,7 +108,7 @@ def _run_ingest(
         idle_end_s=settings.ingest.idle_end_s,
         first_item_s=settings.ingest.first_item_s,
         finished_mark=(
-            None if settings.feed.kind == "native" else settings.runtime_directory / "feed-finished"
+            None if settings.feed.is_live else settings.runtime_directory / "feed-finished"
         ),
         is_paused=PauseSwitch(settings.runtime_directory),
         waits_when_paused=settings.feed.kind in ("replay", "simulated"),

@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-import math
-import struct
-import time
-from typing import Final, Literal, TypeAlias
-
-import zmq
-
-from hrtem_stream.errors import FeedError
 from hrtem_stream.messages import FeedItem, FeedPosition, FeedReject
+from hrtem_stream.sources.feed_socket import FeedSocket, Pattern
 from hrtem_stream.sources.native_wire import FeedLimits, decode_feed_message
 
 __all__ = ["FeedLimits", "NativeSource", "Pattern", "decode_feed_message"]
-
-Pattern: TypeAlias = Literal["push", "pub"]
-
-_RETRY_WITHIN_S: Final = 0.5
-"""ZeroMQ says that it tries again within milliseconds of a disconnection."""
 
 
 class NativeSource:
@@ -49,34 +37,21 @@ class NativeSource:
             Messages that ZeroMQ holds for us; with the frame's size, this bounds the memory.
         """
         self.can_wait = pattern == "push"
-        self._endpoint = endpoint
-        self._bind = bind
         self._limits = limits or FeedLimits()
-        self._max_part_bytes = 2 * self._limits.max_frame_bytes
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(
-            zmq.PULL if pattern == "push" else zmq.SUB
+        self._socket = FeedSocket(
+            endpoint,
+            pattern=pattern,
+            bind=bind,
+            max_parts=2,
+            # What is only a little too large is refused politely, by `decode_feed_message`.
+            max_part_bytes=2 * self._limits.max_frame_bytes,
+            n_buffered=n_buffered,
         )
-        for option, value in (
-            (zmq.LINGER, 0),
-            (zmq.RCVHWM, n_buffered),
-            (zmq.RECONNECT_IVL, 20),
-            (zmq.RECONNECT_IVL_MAX, 1000),
-            # Notices a feed whose host went away, and connects again.
-            (zmq.HEARTBEAT_IVL, 2000),
-            (zmq.HEARTBEAT_TIMEOUT, 10000),
-            # ZeroMQ closes the connection on a larger part, with all that waits in it; what is
-            # only a little too large is refused politely, by `decode_feed_message`.
-            (zmq.MAXMSGSIZE, self._max_part_bytes),
-        ):
-            self._socket.setsockopt(option, value)
-        if pattern == "pub":
-            self._socket.subscribe(b"")
-        self._link = _Link(self._socket)
 
     @property
     def is_connected(self) -> bool:
         """Whether a feed was there when `receive` last returned None."""
-        return self._link.is_connected
+        return self._socket.is_connected
 
     def open(self, position: FeedPosition | None) -> None:
         """Connect or bind; a live feed cannot go back, so `position` is not used.
@@ -84,98 +59,17 @@ class NativeSource:
         Raises
         ------
         FeedError
-            When the endpoint is malformed, or cannot be bound. A feed that is not there is no
-            error to ZeroMQ: `receive` then returns None and `is_connected` is False.
+            When the endpoint is malformed, or cannot be bound.
         """
-        try:
-            if self._bind:
-                self._socket.bind(self._endpoint)
-            else:
-                self._socket.connect(self._endpoint)
-        except zmq.ZMQError as error:
-            verb = "bind" if self._bind else "connect to"
-            raise FeedError(f"cannot {verb} {self._endpoint}: {error}") from error
+        self._socket.open()
 
     def receive(self, timeout_s: float) -> FeedItem | None:
         """Return the next message decoded, None when none came within `timeout_s`."""
-        if not self._socket.poll(max(0, math.ceil(timeout_s * 1000))):
-            return self._look_after_link()
-        parts = []
-        n_parts = 0
-        more = True
-        while more:
-            part = self._socket.recv(copy=False)
-            more = part.more
-            n_parts += 1
-            if n_parts <= 2:
-                parts.append(part.buffer)
-        if n_parts > 2:
-            return FeedReject(
-                reason="n_parts", message=f"message must have 1 or 2 parts, has {n_parts}"
-            )
+        parts = self._socket.receive(timeout_s)
+        if parts is None or isinstance(parts, FeedReject):
+            return parts
         return decode_feed_message(parts, limits=self._limits)
 
     def close(self) -> None:
         """Close the socket."""
-        self._link.close()
         self._socket.close()
-
-    def _look_after_link(self) -> FeedReject | None:
-        """Connect again where ZeroMQ has given up, which loses what was on its way."""
-        if self._bind or not self._link.is_given_up():
-            return None
-        self._socket.disconnect(self._endpoint)
-        self._socket.connect(self._endpoint)
-        return FeedReject(
-            reason="connection_broken",
-            message=(
-                f"{self._endpoint} sent a part of more than {self._max_part_bytes} bytes, "
-                "or speaks no ZeroMQ; connected again"
-            ),
-        )
-
-
-class _Link:
-    """Hears from ZeroMQ how the connection to the feed fares.
-
-    After a breach of protocol, and a part above MAXMSGSIZE is one, ZeroMQ never connects again:
-    there is then a disconnection without the retry that follows one otherwise.
-    """
-
-    def __init__(self, socket: zmq.Socket[bytes]) -> None:
-        self._socket = socket
-        self._monitor = socket.get_monitor_socket(
-            zmq.EVENT_HANDSHAKE_SUCCEEDED
-            | zmq.EVENT_DISCONNECTED
-            | zmq.EVENT_CONNECT_RETRIED
-            | zmq.EVENT_CONNECT_DELAYED
-            | zmq.EVENT_CONNECTED
-        )
-        self._n_connected = 0
-        self._broken_s = math.inf
-
-    @property
-    def is_connected(self) -> bool:
-        """Whether there is a connection, as of the last call of `is_given_up`."""
-        return self._n_connected > 0
-
-    def is_given_up(self) -> bool:
-        """Hear what happened, and say whether ZeroMQ has given up."""
-        while self._monitor.poll(0):
-            event, _ = struct.unpack("=hi", self._monitor.recv_multipart()[0])
-            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                self._n_connected += 1
-            elif event == zmq.EVENT_DISCONNECTED:
-                self._n_connected = max(0, self._n_connected - 1)
-            is_broken = event == zmq.EVENT_DISCONNECTED
-            self._broken_s = time.monotonic() if is_broken else math.inf
-        is_given_up = time.monotonic() - self._broken_s > _RETRY_WITHIN_S
-        if is_given_up:
-            self._broken_s = math.inf
-        return is_given_up
-
-    def close(self) -> None:
-        """Stop listening."""
-        if not self._socket.closed:
-            self._socket.disable_monitor()
-            self._monitor.close(0)
