@@ -5,11 +5,12 @@ It imports nothing heavy, because a restart costs a live feed the start of this 
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,9 +31,10 @@ from hrtem_stream.runtime.heart import Heart
 from hrtem_stream.runtime.meter import Meter
 from hrtem_stream.runtime.pause import PAUSED
 from hrtem_stream.runtime.process import StopRequest
-from hrtem_stream.stages.account import Entry, SeriesAccount
+from hrtem_stream.stages.account import MAX_DIGESTS, Entry, SeriesAccount
 from hrtem_stream.transport.delivery import Acknowledgement, Dispatcher
-from hrtem_stream.transport.frame_log import FrameLog, LoggedRecord
+from hrtem_stream.transport.frame_log import FrameLog
+from hrtem_stream.transport.log_format import LoggedRecord
 from hrtem_stream.transport.wire import (
     CONTROL,
     END_RECORD,
@@ -53,6 +55,8 @@ OPENING_MARK_S = 0.02
 DUE_INTERVAL_S = 0.05
 SPARE_BYTES = 16_384
 """What a record may need beside its pixels."""
+RESERVE_BYTES = 65_536
+"""Room of the log that no frame takes: losses and the end of a series are logged at once."""
 LOG_FULL = "frame log full"
 _KINDS: dict[type[Any], int] = {
     FrameHeader: FRAME_RECORD,
@@ -164,6 +168,8 @@ class Ingest:
         """Logged, not yet published."""
         self._entries: deque[Entry] = deque()
         """Accounted for, not yet logged."""
+        self._reserve_bytes = min(RESERVE_BYTES, log.capacity // 8)
+        self._largest_bytes = 0
         self._marked_s = 0.0
         self._checked_s = 0.0
         self._heard_s = clock()
@@ -217,9 +223,9 @@ class Ingest:
 
     def _recall(self, logged: Sequence[LoggedRecord]) -> None:
         """Take up the account where an earlier process left it."""
-        if logged:
-            self._account.restore(logged[-1].account)
-        for record in logged:
+        if self._log.account:
+            self._account.restore(self._log.account)
+        for record in logged[-MAX_DIGESTS:]:
             try:
                 header = decode_record(record.meta)
             except WireError as error:
@@ -242,7 +248,10 @@ class Ingest:
         if self._is_finished or (self._waits_when_paused and self._is_paused()):
             return False
         if self._feed.can_wait:
-            return not self._entries and not self._waiting and self._dispatcher.may_publish()
+            # What is taken must be logged at once: until then only this process knows of it.
+            has_room = self._has_room(self._largest_bytes)
+            waits = self._entries or self._waiting
+            return has_room and not waits and self._dispatcher.may_publish()
         return True
 
     def _hear(self, now_s: float) -> None:
@@ -342,11 +351,13 @@ class Ingest:
         if self._is_paused():
             self._entries.extend(self._account.lose(frame, PAUSED, now_ns))
             return
-        if frame.pixels.nbytes + SPARE_BYTES > self._log.capacity:
+        if frame.pixels.nbytes + SPARE_BYTES + self._reserve_bytes > self._log.capacity:
             logger.error("a frame of %d bytes is larger than the frame log", frame.pixels.nbytes)
             self._entries.extend(self._account.lose(frame, "larger than the frame log", now_ns))
             return
-        if not self._feed.can_wait and (self._entries or not self._has_room(frame)):
+        n_bytes = frame.pixels.nbytes
+        self._largest_bytes = max(self._largest_bytes, n_bytes)
+        if not self._feed.can_wait and (self._entries or not self._has_room(n_bytes)):
             if not self._log_was_full:
                 logger.error("the frame log is full: frames are lost until the archive catches up")
             self._log_was_full = True
@@ -355,8 +366,9 @@ class Ingest:
         self._log_was_full = False
         self._entries.extend(self._account.take(frame, now_ns))
 
-    def _has_room(self, frame: FeedFrame) -> bool:
-        return self._log.fits(SPARE_BYTES, frame.pixels.nbytes)
+    def _has_room(self, n_pixel_bytes: int) -> bool:
+        """Tell whether a frame can be logged and still leave the reserve."""
+        return self._log.fits(SPARE_BYTES + self._reserve_bytes, n_pixel_bytes)
 
     def _end_idle_series(self) -> None:
         if self._account.is_open:
@@ -406,15 +418,29 @@ def open_log(log_path: Path, capacity: int) -> tuple[FrameLog, list[LoggedRecord
     """Take over the frame log if there is a usable one, else make a new one.
 
     A log that cannot be taken over is kept beside, with the ending `.damaged`, for recovery.
+
+    Raises
+    ------
+    LogError
+        There is no room for a log.
+    SettingsError
+        Another process writes it.
     """
     if log_path.exists():
         try:
             return FrameLog.take_over(log_path)
         except LogError as error:
-            kept = log_path.with_suffix(".damaged")
+            kept = next(path for path in damaged_paths(log_path) if not path.exists())
             logger.error("%s; it is kept as %s and a new log is begun", error, kept)
             log_path.replace(kept)
     return FrameLog.create(log_path, capacity), []
+
+
+def damaged_paths(log_path: Path) -> Iterator[Path]:
+    """Give the names under which logs that could not be taken over are kept, in order."""
+    yield log_path.with_suffix(".damaged")
+    for number in itertools.count(2):
+        yield log_path.with_name(f"{log_path.stem}-{number}.damaged")
 
 
 def log_capacity(log_path: Path, wished_mib: float) -> int:

@@ -24,7 +24,7 @@ import msgpack
 
 from hrtem_stream.errors import WireError
 from hrtem_stream.messages import Delivery
-from hrtem_stream.transport.frame_log import LoggedRecord
+from hrtem_stream.transport.log_format import LoggedRecord
 
 STATE_VERSION = 1
 MAX_HELD = 65_536

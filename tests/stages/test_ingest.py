@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from hrtem_stream.runtime.pause import PAUSED
 from hrtem_stream.stages.account import SeriesAccount
 from hrtem_stream.stages.ingest import Ingest, open_log
 from hrtem_stream.transport.delivery import Acknowledgement, Dispatcher
-from hrtem_stream.transport.frame_log import read_log
+from hrtem_stream.transport.frame_log import FrameLog, read_log
+from hrtem_stream.transport.log_format import NEXT_ORDINAL, NEXT_ORDINAL_OFFSET, RING_START
 from hrtem_stream.transport.wire import decode_record
 
 
@@ -133,6 +135,7 @@ def test_a_restart_takes_up_the_series_and_publishes_what_was_not_acknowledged(
     first, _ = _ingest(tmp_path, Feed([SeriesStart(series="a"), _frame(0), _frame(1)]))
     _turn(first)
     feed = Feed([_frame(2), SeriesEnd(series="a", n_frames=3)])
+    first._log.close()
     second, wires = _ingest(tmp_path, feed)
     second._open_feed()
     _turn(second)
@@ -151,6 +154,7 @@ def test_a_feed_that_was_through_is_not_played_again_after_a_restart(tmp_path: P
     )
     _turn(first)
     feed = Feed([SeriesStart(series="a"), _frame(0), end, FeedFinished()])
+    first._log.close()
     second, wires = _ingest(tmp_path, feed, finished_mark=mark)
     log = second._log
     wires.states.append(
@@ -167,6 +171,7 @@ def test_a_feed_that_cannot_go_back_ends_its_series_and_begins_anew(tmp_path: Pa
     first, _ = _ingest(tmp_path, Feed([SeriesStart(series="unknown"), _frame(0)]))
     _turn(first)
     feed = Feed([])
+    first._log.close()
     second, _ = _ingest(tmp_path, feed)
     second._open_feed()
     _turn(second)
@@ -203,6 +208,51 @@ def test_a_full_log_loses_frames_of_a_feed_that_cannot_wait_and_counts_them(
     (loss,) = [record for record in records if isinstance(record, LossRange)]
     assert (loss.first, loss.n_frames, loss.reason) == (n_logged, 20 - n_logged, "frame log full")
     assert records[-1].n_received == 20
+
+
+def test_an_end_that_meets_a_full_log_is_logged_at_once(tmp_path: Path) -> None:
+    """What is only in memory is lost with this process, and the feed does not say it again."""
+    items = [SeriesStart(series="a"), *(_frame(n, size=100) for n in range(20))]
+    feed = Feed([*items, SeriesEnd(series="a", n_frames=20)], can_wait=False)
+    ingest, _ = _ingest(tmp_path, feed, capacity=100_000)
+    _turn(ingest)
+    assert not ingest._has_room(100 * 100 * 2)
+    frames = [r for r in _records(tmp_path) if isinstance(r, FrameHeader)]
+    loss, end = _records(tmp_path)[-2:]
+    assert (loss.first, loss.n_frames, loss.reason) == (
+        len(frames), 20 - len(frames), "frame log full",
+    )  # fmt: skip
+    assert end.n_received == 20
+
+
+def test_what_is_taken_from_a_feed_that_waits_is_logged_at_once(tmp_path: Path) -> None:
+    items = [SeriesStart(series="a"), *(_frame(n, size=100) for n in range(20))]
+    feed = Feed(items)
+    ingest, _ = _ingest(tmp_path, feed, capacity=100_000)
+    for _ in range(60):
+        ingest.turn()
+        assert len(_records(tmp_path)) + len(feed.items) == len(items)
+    assert feed.items
+
+
+def test_a_restart_with_nothing_whole_in_the_log_keeps_the_account(tmp_path: Path) -> None:
+    """The log holds one frame at a time, and ingest dies while it writes the next."""
+    ingest, _ = _ingest(tmp_path, Feed([SeriesStart(series="a"), _frame(0, size=100)]))
+    _turn(ingest)
+    log = ingest._log
+    account = log.account
+    log.close()
+    small = FrameLog.create(tmp_path / "log", 8192)
+    small.append(1, b"meta", account)
+    small.acknowledge(1)
+    torn = small.append(1, b"meta", b"", np.zeros(7900, np.uint8))
+    struct.pack_into("<Q", small._buffer, RING_START + torn.offset, 0)
+    NEXT_ORDINAL.pack_into(small._buffer, NEXT_ORDINAL_OFFSET, 1)
+    small.close()
+    feed = Feed([])
+    again, _ = _ingest(tmp_path, feed)
+    again._open_feed()
+    assert feed.positions == [FeedPosition(series="a", next_sequence=1)]
 
 
 def test_a_feed_from_which_nothing_comes_is_unreachable_only_the_first_time(

@@ -30,7 +30,8 @@ from hrtem_stream.settings import ArchiveSettings
 from hrtem_stream.stages.series import SortedSeries
 from hrtem_stream.stages.sort import Sort
 from hrtem_stream.transport.delivery import Acknowledgement
-from hrtem_stream.transport.frame_log import FrameLog, FrameLogReader, LoggedRecord
+from hrtem_stream.transport.frame_log import FrameLog, FrameLogReader
+from hrtem_stream.transport.log_format import LoggedRecord
 from hrtem_stream.transport.wire import (
     STATUS_TOPIC,
     SUMMARY_TOPIC,

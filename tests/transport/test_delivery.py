@@ -9,7 +9,7 @@ import pytest
 from hrtem_stream.errors import WireError
 from hrtem_stream.messages import Delivery
 from hrtem_stream.transport.delivery import Acknowledgement, Dispatcher, Receipt
-from hrtem_stream.transport.frame_log import LoggedRecord
+from hrtem_stream.transport.log_format import LoggedRecord
 
 
 def _record(ordinal: int) -> LoggedRecord:

@@ -16,13 +16,9 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hrtem_stream.errors import LogError
-from hrtem_stream.transport.frame_log import (
-    RING_START,
-    FrameLog,
-    FrameLogReader,
-    read_log,
-)
+from hrtem_stream.errors import LogError, SettingsError
+from hrtem_stream.transport.frame_log import FrameLog, FrameLogReader, read_log
+from hrtem_stream.transport.log_format import NEXT_ORDINAL, NEXT_ORDINAL_OFFSET, RING_START
 
 
 def _frame(value: int, shape: tuple[int, int] = (8, 16)) -> np.ndarray:
@@ -79,19 +75,64 @@ def test_a_torn_last_record_is_cut(tmp_path: Path) -> None:
     for value in range(3):
         last = _append(log, value)
     struct.pack_into("<Q", log._buffer, RING_START + last.offset, 0)
+    NEXT_ORDINAL.pack_into(log._buffer, NEXT_ORDINAL_OFFSET, last.ordinal)
     log.close()
     again, records = FrameLog.take_over(tmp_path / "log")
     assert [record.ordinal for record in records] == [0, 1]
     assert again.next_ordinal == 2
 
 
-def test_damaged_pixels_of_the_last_record_are_not_taken_over(tmp_path: Path) -> None:
+@pytest.mark.parametrize("victim", [0, 1, 2])
+def test_a_log_with_a_damaged_record_is_not_taken_over(tmp_path: Path, victim: int) -> None:
     log = FrameLog.create(tmp_path / "log", 1 << 20)
-    last = _append(log, 1)
-    where = RING_START + last.offset + last.span - 64
-    log._buffer[where] ^= 255
-    with pytest.raises(LogError, match="digest"):
+    records = [_append(log, value) for value in range(3)]
+    log._buffer[RING_START + records[victim].offset + 66] ^= 1  # in its meta
+    log.close()
+    with pytest.raises(LogError, match=f"record {victim} is damaged, and 3 were appended"):
         FrameLog.take_over(tmp_path / "log")
+
+
+def test_a_log_of_before_the_host_was_restarted_is_not_taken_over(tmp_path: Path) -> None:
+    log = FrameLog.create(tmp_path / "log", 1 << 20, boot=b"one boot".ljust(16))
+    _append(log, 0)
+    log.close()
+    FrameLog.take_over(tmp_path / "log", boot=b"one boot".ljust(16))[0].close()
+    with pytest.raises(LogError, match="before the host was restarted"):
+        FrameLog.take_over(tmp_path / "log", boot=b"another boot".ljust(16))
+
+
+def test_a_log_that_is_written_is_not_taken_over(tmp_path: Path) -> None:
+    log = FrameLog.create(tmp_path / "log", 1 << 20)
+    with pytest.raises(SettingsError, match="in use"):
+        FrameLog.take_over(tmp_path / "log")
+    log.close()
+    FrameLog.take_over(tmp_path / "log")[0].close()
+
+
+def test_a_kill_while_a_frame_larger_than_half_the_log_is_written_keeps_the_account(
+    tmp_path: Path,
+) -> None:
+    log = FrameLog.create(tmp_path / "log", 8192)
+    for n in range(1, 5):
+        last = log.append(1, b"meta", b"account %d" % n, _frame(0, (40, 64)))
+        log.acknowledge(min(n, 3))
+    assert len(read_log(log.path)[2]) == 1
+    struct.pack_into("<Q", log._buffer, RING_START + last.offset, 0)
+    NEXT_ORDINAL.pack_into(log._buffer, NEXT_ORDINAL_OFFSET, last.ordinal)
+    log.close()
+    again, records = FrameLog.take_over(tmp_path / "log")
+    assert (records, again.next_ordinal, again.account) == ([], 3, b"account 3")
+
+
+def test_the_fill_is_what_the_unacknowledged_records_take(tmp_path: Path) -> None:
+    log = FrameLog.create(tmp_path / "log", 4096)
+    for value in range(4):
+        _append(log, value)
+    assert log.fill == 4 * 384 / 4096
+    log.acknowledge(3)
+    log.close()
+    log, _ = FrameLog.take_over(tmp_path / "log")
+    assert log.fill == 384 / 4096
 
 
 def test_a_reader_notices_that_a_record_was_overwritten(tmp_path: Path) -> None:
@@ -129,7 +170,7 @@ def test_a_place_outside_the_log_is_refused(tmp_path: Path, offset: int) -> None
 
 def test_a_file_that_is_no_log_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "log"
-    path.write_bytes(b"x" * 10_000)
+    path.write_bytes(b"x" * 100_000)
     with pytest.raises(LogError, match="not a frame log"):
         FrameLog.take_over(path)
     path.write_bytes(b"x")
@@ -176,7 +217,7 @@ KILLED_WRITER = textwrap.dedent(
     import sys
     from pathlib import Path
     import numpy as np
-    from hrtem_stream.errors import LogError
+    from hrtem_stream.errors import LogError, SettingsError
     from hrtem_stream.transport.frame_log import FrameLog
     path = Path(sys.argv[1])
     log = FrameLog.take_over(path)[0] if path.exists() else FrameLog.create(path, 20_000)
