@@ -6,7 +6,9 @@ So what is lost in the end is the union of the declared ranges less the archived
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import heapq
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,31 +70,44 @@ def lost_ranges(declared: Iterable[Loss], *, archived: ArrayLike) -> tuple[Loss,
     tuple of Loss
         In order, apart from each other.
     """
+    ranges = list(declared)
+    if not ranges:
+        return ()
     kept = np.unique(np.asarray(archived, np.int64))
-    taken: list[tuple[int, int]] = []
-    lost: list[Loss] = []
-    for loss in declared:
-        for a, b in _without(loss.first, loss.first + loss.n_frames, taken):
-            lost += [
-                Loss(first=c, n_frames=d - c, reason=loss.reason) for c, d in _gaps(a, b, kept)
-            ]
-            taken.append((a, b))
-        taken.sort()
-    return tuple(sorted(lost, key=lambda loss: loss.first))
+    return tuple(
+        Loss(first=c, n_frames=d - c, reason=ranges[owner].reason)
+        for a, b, owner in _disjoint(ranges)
+        for c, d in _gaps(a, b, kept)
+    )
 
 
-def _without(a: int, b: int, taken: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return the parts of [a, b) outside the taken ranges, which are in order and disjoint."""
-    parts = []
-    for c, d in taken:
-        if d <= a or c >= b:
+def _disjoint(ranges: Sequence[Loss]) -> Iterator[tuple[int, int, int]]:
+    """Give begin, end and number of the first range that covers each stretch, in order.
+
+    A sweep over all begins and ends: n ranges cost n log n, whatever their overlaps.
+    """
+    begins = [(loss.first, number) for number, loss in enumerate(ranges) if loss.n_frames > 0]
+    ends = [(ranges[n].first + ranges[n].n_frames) for _, n in begins]
+    begins.sort()
+    covering: list[int] = []  # heap of the numbers of ranges that have begun
+    places = sorted({first for first, _ in begins} | set(ends))
+    at = 0
+    stretch: tuple[int, int, int] | None = None
+    for a, b in itertools.pairwise(places):
+        while at < len(begins) and begins[at][0] <= a:
+            heapq.heappush(covering, begins[at][1])
+            at += 1
+        while covering and ranges[covering[0]].first + ranges[covering[0]].n_frames <= a:
+            heapq.heappop(covering)
+        owner = covering[0] if covering else -1
+        if stretch and stretch[2] == owner and stretch[1] == a:
+            stretch = (stretch[0], b, owner)
             continue
-        if a < c:
-            parts.append((a, c))
-        a = d
-    if a < b:
-        parts.append((a, b))
-    return parts
+        if stretch:
+            yield stretch
+        stretch = (a, b, owner) if owner >= 0 else None
+    if stretch:
+        yield stretch
 
 
 def _gaps(a: int, b: int, kept: NDArray[np.int64]) -> list[tuple[int, int]]:

@@ -273,9 +273,11 @@ class Archive:
         return self._losses("ledger/declared")
 
     @property
-    def loss_ordinals(self) -> list[int]:
-        """Ordinals of the declared losses."""
-        return [int(ordinal) for ordinal in self._column("ledger/declared/ordinal")]
+    def last_ordinal(self) -> int:
+        """Ordinal of the last frame or loss in the file, -1 for none: they come in order."""
+        with self._reading("ordinals"):
+            columns = self._entry["scores/ordinal"], self._entry["ledger/declared/ordinal"]
+            return max([-1, *(int(ordinal) for column in columns for ordinal in column[-1:])])
 
     @property
     def marks(self) -> tuple[tuple[NDArray[Any], ...], float]:

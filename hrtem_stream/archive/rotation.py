@@ -1,6 +1,6 @@
 """The archive of one series in one file or, with `frames_per_file`, in as many as it takes.
 
-With rotation the files are NAME_0001.nxs, NAME_0002.nxs and so on, and row r of the series lies
+With rotation the files are NAME_0001.nxs, NAME_0002.nxs and so on, and row r of the archive lies
 in file r // frames_per_file: a restarted stage puts each frame where it would have gone anyway.
 Each file is an archive of its own, with its ranking and its part of the ledger.
 """
@@ -8,11 +8,13 @@ Each file is an archive of its own, with its ranking and its part of the ledger.
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from hrtem_stream.archive.encoding import SetAsideFrame
@@ -41,9 +43,10 @@ class Earlier:
 
     header: ArchiveHeader | None = None
     """Of the last of them, None when there is none."""
-    ordinals: list[int] = field(default_factory=list)
-    sequences: list[int] = field(default_factory=list)
-    loss_ordinals: list[int] = field(default_factory=list)
+    base_row: int = 0
+    """Row in the series of the first frame of the first file."""
+    last_ordinal: int = -1
+    sequences: array[int] = field(default_factory=lambda: array("q"))
     losses: list[Loss] = field(default_factory=list)
 
 
@@ -114,7 +117,7 @@ class SeriesArchive:
             index=0,
             frames_per_file=frames_per_file,
             overwrite=overwrite,
-            earlier=Earlier(),
+            earlier=Earlier(base_row=header.first_row),
         )
 
     @classmethod
@@ -140,9 +143,11 @@ class SeriesArchive:
         current = file_path(path, index, frames_per_file=frames_per_file)
         if earlier.header is None or part_path(current).exists():
             writer = ArchiveWriter.resume(current, overwrite=overwrite)
+            if earlier.header is None:
+                earlier.base_row = writer.header.first_row
         else:
             # Killed between closing one file and beginning the next.
-            first_row = index * (frames_per_file or 0)
+            first_row = earlier.base_row + index * (frames_per_file or 0)
             header = replace(earlier.header, first_row=first_row)
             writer = ArchiveWriter.create_from(current, header=header, overwrite=overwrite)
         return cls(
@@ -170,19 +175,36 @@ class SeriesArchive:
         return self._writer.next_row
 
     @property
-    def ordinals(self) -> list[int]:
-        """Ordinals of all frames of the series that are archived, by row."""
-        return self._earlier.ordinals + self._writer.ordinals
+    def base_row(self) -> int:
+        """Row in the series of the first frame of the first file."""
+        return self._earlier.base_row
 
     @property
-    def sequences(self) -> list[int]:
+    def paths(self) -> list[Path]:
+        """Names of the files so far, once they are closed."""
+        return [
+            file_path(self.path, index, frames_per_file=self._frames_per_file)
+            for index in range(self._index + 1)
+        ]
+
+    @property
+    def last_ordinal(self) -> int:
+        """Ordinal of the last frame or loss that is archived, -1 for none: they come in order."""
+        return max(self._earlier.last_ordinal, self._writer.last_ordinal)
+
+    @property
+    def sequences(self) -> NDArray[np.int64]:
         """Sequences of all frames of the series that are archived, by row."""
-        return self._earlier.sequences + self._writer.sequences
+        earlier = np.array(self._earlier.sequences, np.int64)
+        return np.concatenate([earlier, self._writer.sequences])
 
-    @property
-    def loss_ordinals(self) -> list[int]:
-        """Ordinals of the losses declared."""
-        return self._earlier.loss_ordinals + self._writer.loss_ordinals
+    def fractions(self) -> NDArray[np.float64]:
+        """Read the graphene fractions of all frames that are archived, by row."""
+        parts = []
+        for path in self.paths[:-1]:
+            with open_archive(path) as archive:
+                parts.append(archive.score("graphene_fraction"))
+        return np.concatenate([*parts, self._writer.fractions])
 
     @property
     def losses(self) -> tuple[Loss, ...]:
@@ -223,7 +245,7 @@ class SeriesArchive:
         ArchiveError
             If the disk is full.
         """
-        if ordinal not in self._earlier.loss_ordinals:
+        if ordinal > self._earlier.last_ordinal:
             self._writer.declare_loss(loss, ordinal=ordinal)
 
     def close(self, end: SeriesEnd, *, ordinal: int = -1, duplicates: int = 0) -> Ledger:
@@ -243,7 +265,7 @@ class SeriesArchive:
         own = self._writer.ledger(replace(end, n_received=0), ordinal=ordinal)
         whole = replace(
             own,
-            first_row=0,
+            first_row=self.base_row,
             received=end.n_received or len(self.sequences) + n_lost,
             archived=len(self.sequences),
             lost=n_lost,
@@ -254,7 +276,7 @@ class SeriesArchive:
             replace(end, n_received=0),
             ordinal=ordinal,
             duplicates=duplicates,
-            archived_elsewhere=self._earlier.sequences,
+            archived_elsewhere=np.array(self._earlier.sequences, np.int64),
             whole_series=whole,
         )
         return whole
@@ -266,22 +288,23 @@ class SeriesArchive:
     def _room(self) -> int:
         if self._frames_per_file is None:
             return 2**62
-        return (self._index + 1) * self._frames_per_file - self._writer.next_row
+        end_row = self.base_row + (self._index + 1) * self._frames_per_file
+        return end_row - self._writer.next_row
 
     def _rotate(self) -> None:
         """Close the full file and begin the next."""
         full = self._writer
         if not full.is_closed:
-            full.close(SeriesEnd(reason=CONTINUED), archived_elsewhere=self._earlier.sequences)
+            elsewhere = np.array(self._earlier.sequences, np.int64)
+            full.close(SeriesEnd(reason=CONTINUED), archived_elsewhere=elsewhere)
         # When this fails for a full disk, the next call finds the closed writer and tries again.
         writer = ArchiveWriter.create_from(
             file_path(self.path, self._index + 1, frames_per_file=self._frames_per_file),
             header=replace(full.header, first_row=full.next_row),
             overwrite=self._overwrite,
         )
-        self._earlier.ordinals += full.ordinals
-        self._earlier.sequences += full.sequences
-        self._earlier.loss_ordinals += full.loss_ordinals
+        self._earlier.last_ordinal = max(self._earlier.last_ordinal, full.last_ordinal)
+        self._earlier.sequences.frombytes(full.sequences.tobytes())
         self._earlier.losses += full.losses
         self._index += 1
         self._writer = writer
@@ -305,9 +328,10 @@ def _read_finished(path: Path, frames_per_file: int, earlier: Earlier) -> int:
                     f"{finished} holds {len(archive)} frames, "
                     f"but frames_per_file is {frames_per_file} now"
                 )
+            if earlier.header is None:
+                earlier.base_row = header.first_row
             earlier.header = header
-            earlier.ordinals += archive.score("ordinal").tolist()
-            earlier.sequences += archive.score("sequence").tolist()
-            earlier.loss_ordinals += archive.loss_ordinals
+            earlier.last_ordinal = max(earlier.last_ordinal, archive.last_ordinal)
+            earlier.sequences.frombytes(archive.score("sequence").tobytes())
             earlier.losses += archive.declared
         index += 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -92,12 +93,13 @@ class ArchiveWriter:
         scores = entry["scores"]
         # HDF5 must not read in this session what it was given as whole chunks: it remembers
         # the filter mask of a chunk wrongly until the dataset is opened anew.
-        self._fractions: list[float] = scores["graphene_fraction"][:].tolist()
-        self._ordinals: list[int] = scores["ordinal"][:].tolist()
-        self._sequences: list[int] = scores["sequence"][:].tolist()
+        self._fractions = array("d", scores["graphene_fraction"][:].tobytes())
+        self._sequences = array("q", scores["sequence"][:].tobytes())
         declared = entry["ledger/declared"]
         self._declared = _declared(declared)
-        self._loss_ordinals: list[int] = declared["ordinal"][:].tolist()
+        self._loss_ordinals: set[int] = set(declared["ordinal"][:].tolist())
+        self._last_ordinal = max([-1, *self._loss_ordinals, *scores["ordinal"][-1:].tolist()])
+        self._last_committed: int = self._last_ordinal
 
     @classmethod
     def create(
@@ -255,19 +257,19 @@ class ArchiveWriter:
         return self.header.first_row + self._n_committed
 
     @property
-    def ordinals(self) -> list[int]:
-        """Ordinals of the frames in this file, by row."""
-        return self._ordinals[: self._n_committed]
+    def last_ordinal(self) -> int:
+        """Ordinal of the last frame or loss in this file, -1 for none: they come in order."""
+        return self._last_committed
 
     @property
-    def sequences(self) -> list[int]:
+    def fractions(self) -> NDArray[np.float64]:
+        """Graphene fractions of the frames in this file, by row."""
+        return np.array(self._fractions[: self._n_committed], np.float64)
+
+    @property
+    def sequences(self) -> NDArray[np.int64]:
         """Sequences of the frames in this file, by row."""
-        return self._sequences[: self._n_committed]
-
-    @property
-    def loss_ordinals(self) -> list[int]:
-        """Ordinals of the losses declared in this file."""
-        return list(self._loss_ordinals)
+        return np.array(self._sequences[: self._n_committed], np.int64)
 
     @property
     def losses(self) -> tuple[Loss, ...]:
@@ -348,7 +350,8 @@ class ArchiveWriter:
             with self._writing(fatal=True):
                 self._tables.declare(declared, ordinal)
             self._declared.append(declared)
-            self._loss_ordinals.append(ordinal)
+            self._loss_ordinals.add(ordinal)
+            self._last_ordinal = max(self._last_ordinal, ordinal)
         with self._writing():
             self._commit()
 
@@ -358,7 +361,7 @@ class ArchiveWriter:
         *,
         ordinal: int = -1,
         duplicates: int = 0,
-        archived_elsewhere: Sequence[int] = (),
+        archived_elsewhere: NDArray[np.int64] | None = None,
         whole_series: Ledger | None = None,
     ) -> Ledger:
         """Add ranking and ledger, and give the file its name.
@@ -408,11 +411,13 @@ class ArchiveWriter:
         *,
         ordinal: int = -1,
         duplicates: int = 0,
-        archived_elsewhere: Sequence[int] = (),
+        archived_elsewhere: NDArray[np.int64] | None = None,
     ) -> Ledger:
         """Return the account of this file as it would be if it were closed now."""
-        archived = [*self.sequences, *archived_elsewhere]
-        losses = lost_ranges(self._declared, archived=archived)
+        archived = [self.sequences]
+        if archived_elsewhere is not None:
+            archived.append(archived_elsewhere)
+        losses = lost_ranges(self._declared, archived=np.concatenate(archived))
         lost = sum(loss.n_frames for loss in losses)
         return Ledger(
             series=self.header.start.series,
@@ -480,18 +485,19 @@ class ArchiveWriter:
                     )
         scores = scores_of(frames, archived_ns)
         self._tables.extend(frames, scores)
-        self._fractions += scores["graphene_fraction"].tolist()
+        self._fractions.frombytes(scores["graphene_fraction"].tobytes())
+        self._sequences.frombytes(scores["sequence"].tobytes())
+        self._last_ordinal = max(self._last_ordinal, frames[-1][0].delivery.ordinal)
         if self._n_rows == 0:
             mark_default(self._file["entry"])
         self._n_rows = n
-        self._ordinals += [frame.delivery.ordinal for frame, _ in frames]
-        self._sequences += [frame.header.sequence for frame, _ in frames]
 
     def _commit(self) -> None:
         self._tables.flush()
         self._file.flush()
         self._journalled.commit()
         self._n_committed = self._n_rows
+        self._last_committed = self._last_ordinal
 
     def _release(self) -> None:
         self._file.close()

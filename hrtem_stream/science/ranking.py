@@ -55,6 +55,21 @@ class LiveRanking:
         self._last: list[tuple[float, int]] = []
         self._n = 0
 
+    @classmethod
+    def of(cls, fractions: ArrayLike, *, first_row: int = 0) -> LiveRanking:
+        """Rank frames that are there already, the first of them in `first_row`."""
+        ranking = cls()
+        values = np.asarray(fractions, dtype=np.float64)
+        rows = order(values)
+        merits = np.where(np.isnan(values), np.inf, -values)[rows]
+        for first in range(0, rows.size, cls._BLOCK // 2):
+            here = slice(first, first + cls._BLOCK // 2)
+            block = list(zip(merits[here].tolist(), (rows[here] + first_row).tolist(), strict=True))
+            ranking._blocks[len(ranking._last) :] = [block]
+            ranking._last.append(block[-1])
+        ranking._n = rows.size
+        return ranking
+
     def __len__(self) -> int:
         return self._n
 

@@ -7,7 +7,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from hrtem_stream.messages import (
     SeriesStatus,
 )
 from hrtem_stream.science.illumination import DEGREE
+from hrtem_stream.science.ranking import LiveRanking
 from hrtem_stream.settings import ArchiveSettings
 from hrtem_stream.version import __version__
 
@@ -47,6 +48,14 @@ PLACEHOLDER = ((1, 1), "|u1")
 """Shape and dtype of an archive that has to be made before any image came."""
 
 Row = tuple[SegmentedFrame, EncodedFrame | SetAsideFrame]
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """How far the closed files of a series reach."""
+
+    next_row: int
+    last_ordinal: int
 
 
 class Encoders:
@@ -101,8 +110,8 @@ class SortedSeries:
         self._working_shape = (working_size, working_size)
         self._closed = closed
         self._open: dict[str, SeriesArchive] = {}
-        self._done: dict[str, int] = {}
-        """Rows in the archives of series that are closed."""
+        self._done: dict[str, _Done] = {}
+        """Series whose archives are closed."""
 
     def is_known(self, series_id: str) -> bool:
         """Tell whether the archive of a series is open, or closed already."""
@@ -127,7 +136,8 @@ class SortedSeries:
                 logger.info("series %s: resumed", series)
                 return True
             with open_archive(files[-1]) as archive:
-                self._done[series_id] = archive.header.first_row + len(archive)
+                next_row = archive.header.first_row + len(archive)
+                self._done[series_id] = _Done(next_row, archive.last_ordinal)
             self._note_closed(files)
         return series_id in self._done
 
@@ -156,9 +166,20 @@ class SortedSeries:
         )  # fmt: skip
 
     def create(
-        self, start: SeriesStart, delivery: Delivery, *, shape: tuple[int, int], dtype: str
+        self,
+        start: SeriesStart,
+        delivery: Delivery,
+        *,
+        shape: tuple[int, int],
+        dtype: str,
+        first_row: int = 0,
     ) -> None:
         """Make the archive of a series.
+
+        Parameters
+        ----------
+        first_row
+            Of the first frame that is to come, if the file with the earlier ones is gone.
 
         Raises
         ------
@@ -168,30 +189,50 @@ class SortedSeries:
         header = ArchiveHeader(
             start=start, shape=checked_shape(shape), dtype=checked_dtype(dtype).str,
             codec=self.codec, keep=self.keep, provenance=self._provenance,
-            log_id=delivery.log_id, ordinal=delivery.ordinal, first_row=0,
+            log_id=delivery.log_id, ordinal=delivery.ordinal, first_row=first_row,
             working_shape=self._working_shape, coefficients_shape=(DEGREE + 1, DEGREE + 1),
         )  # fmt: skip
-        self._create(header, self._frames_per_file)
+        self._create(header)
 
-    def append(self, frames: Sequence[Row], archived_ns: int) -> int:
-        """Archive frames of one series, in order; give how many were there already.
+    def ranking(self, series_id: str) -> LiveRanking:
+        """Rank what is archived of a series that is under way."""
+        archive = self._open.get(series_id)
+        if archive is None:
+            return LiveRanking()
+        return LiveRanking.of(archive.fractions(), first_row=archive.base_row)
+
+    def last_ordinal(self, series_id: str) -> int:
+        """Give the ordinal of the last record of a series that is archived, -1 for none."""
+        reach = self._open.get(series_id) or self._done.get(series_id)
+        return reach.last_ordinal if reach else -1
+
+    def numbered(self, frames: Sequence[Row]) -> list[Row]:
+        """Drop the frames of a series that are archived, and give the others their rows.
+
+        Rows count what is archived: where a frame was lost in the log, they close up.
+        """
+        series_id = frames[0][0].header.series_id
+        last_ordinal = self.last_ordinal(series_id)
+        new = [row for row in frames if row[0].delivery.ordinal > last_ordinal]
+        reach = self._open.get(series_id) or self._done.get(series_id)
+        if reach is None:
+            return new
+        return [
+            (_in_row(frame, row), encoded)
+            for row, (frame, encoded) in enumerate(new, reach.next_row)
+        ]
+
+    def append(self, frames: Sequence[Row], archived_ns: int) -> None:
+        """Archive frames of one series that `numbered` gave, in order.
 
         Raises
         ------
         ArchiveError
             They cannot be written; nothing is lost, and the same call may be tried again.
         """
-        header = frames[0][0].header
-        series_id = header.series_id
-        n_done = self._done.get(series_id, 0)
-        if n_done and frames[-1][0].header.row < n_done:
-            return len(frames)
-        archive = self._open.get(series_id)
-        if archive is None:
-            archive = self._continue_elsewhere(frames[max(0, n_done - header.row)][0])
-        n_before = sum(frame.header.row < archive.next_row for frame, _ in frames)
-        archive.append(frames[n_before:], archived_ns=archived_ns)
-        return n_before
+        first = frames[0][0]
+        archive = self._open.get(first.header.series_id) or self._continue_elsewhere(first)
+        archive.append(frames, archived_ns=archived_ns)
 
     def is_placeholder(self, series_id: str) -> bool:
         """Tell whether an archive was made for torn frames alone, before any image came."""
@@ -217,7 +258,7 @@ class SortedSeries:
 
     def declare_loss(self, loss: LossRange, ordinal: int) -> None:
         """Note a loss in its archive."""
-        if loss.series_id in self._open:
+        if loss.series_id in self._open and ordinal > self.last_ordinal(loss.series_id):
             self._open[loss.series_id].declare_loss(loss, ordinal=ordinal)
 
     def close(self, end: SeriesEnd, ordinal: int, n_duplicates: int) -> int:
@@ -231,8 +272,9 @@ class SortedSeries:
         archive = self._open.get(end.series_id)
         if archive is None:
             return 0
+        reach = _Done(archive.next_row, max(archive.last_ordinal, ordinal))
         imbalance = self._close(archive, end, ordinal, n_duplicates)
-        self._done[end.series_id] = end.n_archived
+        self._done[end.series_id] = reach
         return imbalance
 
     def seal(self, reason: str) -> None:
@@ -254,14 +296,14 @@ class SortedSeries:
         for number in itertools.count(2):
             yield first.with_name(f"{first.stem}-{number}{first.suffix}")
 
-    def _create(self, header: ArchiveHeader, frames_per_file: int | None) -> SeriesArchive:
+    def _create(self, header: ArchiveHeader) -> SeriesArchive:
         series = header.start.series
         path = next(path for path in self._candidates(series) if self._is_free(path))
         path.parent.mkdir(parents=True, exist_ok=True)
         archive = SeriesArchive.create(
             path,
             header=header,
-            frames_per_file=frames_per_file,
+            frames_per_file=self._frames_per_file,
             overwrite=self._archive.overwrite,
         )
         self._open[header.start.series_id] = archive
@@ -283,16 +325,16 @@ class SortedSeries:
         )  # fmt: skip
         logger.warning("series %s goes on in another file", frame_header.series)
         self._done.pop(frame_header.series_id, None)
-        return self._create(header, None)
+        return self._create(header)
 
     def _close(
         self, archive: SeriesArchive, end: SeriesEnd, ordinal: int, n_duplicates: int
     ) -> int:
-        if archive.header.first_row and not self._frames_per_file:
+        if archive.base_row:
             end = replace(end, n_received=0)  # this file has a part of the series only
         ledger = archive.close(end, ordinal=ordinal, duplicates=n_duplicates)
         del self._open[end.series_id]
-        self._note_closed(self._files_of(archive))
+        self._note_closed(archive.paths)
         logger.info(
             "series %s: received %d = archived %d + lost %d",
             ledger.series, ledger.received, ledger.archived, ledger.lost,
@@ -351,18 +393,14 @@ class SortedSeries:
         with open_archive(file) as archive:
             return archive.ledger.end_reason == CONTINUED
 
-    def _files_of(self, archive: SeriesArchive) -> list[Path]:
-        if archive.current == archive.path:
-            return [archive.path]
-        n_files = 1
-        if self._frames_per_file:
-            n_files += archive.header.first_row // self._frames_per_file
-        return [
-            file_path(archive.path, index, frames_per_file=self._frames_per_file)
-            for index in range(n_files)
-        ]
-
     def _closed_paths(self) -> set[str]:
         if not self._closed.exists():
             return set()
         return set(self._closed.read_text(encoding="utf-8").splitlines())
+
+
+def _in_row(frame: SegmentedFrame, row: int) -> SegmentedFrame:
+    """Give a frame its row, which is nearly always the one it has."""
+    if frame.header.row == row:
+        return frame
+    return replace(frame, header=replace(frame.header, row=row))

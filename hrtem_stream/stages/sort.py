@@ -18,9 +18,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
 from hrtem_stream.archive.encoding import EncodedFrame, SetAsideFrame
-from hrtem_stream.errors import ArchiveError, LogError, WireError
+from hrtem_stream.errors import ArchiveError, FrameError, LogError, WireError
 from hrtem_stream.messages import (
     ControlRecord,
+    FrameHeader,
     FrameSummary,
     LossRange,
     Mark,
@@ -32,7 +33,6 @@ from hrtem_stream.runtime.heart import Heart
 from hrtem_stream.runtime.meter import Meter
 from hrtem_stream.runtime.process import StopRequest
 from hrtem_stream.science.ranking import LiveRanking
-from hrtem_stream.stages.segment import without_analysis
 from hrtem_stream.stages.series import PLACEHOLDER, Encoders, SortedSeries
 from hrtem_stream.transport.delivery import Receipt
 from hrtem_stream.transport.frame_log import FrameLogReader
@@ -48,6 +48,7 @@ RETRY_S = 1.0
 IMAGE_WAIT_S = 2.0
 MESSAGES_A_TURN = 64
 TOPIC = b"state:"
+ROTTEN = "damaged in the frame log"
 
 
 class Inbox(Protocol):
@@ -239,6 +240,8 @@ class Sort:
         ------
         LogError
             The frame is not in the log any more.
+        FrameError
+            It is, but its pixels are not those that were received.
         """
         delivery, header = frame.delivery, frame.header
         pixels = self._reader.pixels(
@@ -247,6 +250,8 @@ class Sort:
         encoded = self._encoders.encode(frame, pixels)
         if not self._reader.still_there(delivery.ordinal, delivery.offset):
             raise LogError(f"record {delivery.ordinal} was overwritten while it was read")
+        if encoded.digest != header.digest:
+            raise FrameError(ROTTEN)
         return encoded
 
     def _next_is_ready(self) -> bool:
@@ -325,10 +330,12 @@ class Sort:
     def _drop_unread(self, held: _Held) -> bool:
         """Forget a frame whose pixels could not be read in the log, so that it is sent again.
 
-        Tell whether it was one. What is no `LogError` is a bug, and is raised.
+        Tell whether it was one. A `FrameError` is a loss; what is neither is a bug, and is raised.
         """
         error = held.encoding.exception() if held.encoding is not None else None
         if error is None:
+            return False
+        if isinstance(error, FrameError):
             return False
         if not isinstance(error, LogError):
             raise error
@@ -346,7 +353,10 @@ class Sort:
         nothing of the series is settled, the start neither.
         """
         series_id, name = _series_of(message)
-        if self._series.is_known(series_id) or self._series.resume(name, series_id):
+        if self._series.is_known(series_id):
+            return True
+        if self._series.resume(name, series_id):
+            self._rankings[series_id] = self._series.ranking(series_id)
             return True
         following = self._following(series_id)
         first = next((m.header for m in following if _is_image(m)), None)
@@ -358,7 +368,9 @@ class Sort:
         if not isinstance(start, SeriesStart):
             start = SeriesStart(series=name, series_id=series_id)
         shape, dtype = (first.shape, first.dtype) if first else PLACEHOLDER
-        self._series.create(start, message.delivery, shape=shape, dtype=dtype)
+        # Where the file with the earlier frames was taken away, the others go on with their rows.
+        first_row = message.header.row if isinstance(message, SegmentedFrame) else 0
+        self._series.create(start, message.delivery, shape=shape, dtype=dtype, first_row=first_row)
         return True
 
     def _has_waited_for_image(self, following: Sequence[Any]) -> bool:
@@ -379,36 +391,26 @@ class Sort:
         ]
 
     def _archive_frames(self, frames: list[tuple[SegmentedFrame, Encoded]]) -> None:
-        sound = [self._checked(frame, encoded) for frame, encoded in frames]
-        images = [n for n, (frame, _) in enumerate(sound) if _is_image(frame)]
-        if images and self._series.is_placeholder(sound[0][0].header.series_id):
-            self._append(sound[: images[0]])
-            self._series.replace_placeholder(sound[images[0]][0])
-            sound = sound[images[0] :]
-        self._append(sound)
+        new = self._series.numbered(frames)
+        self._meter.duplicates.inc(len(frames) - len(new))
+        images = [n for n, (frame, _) in enumerate(new) if _is_image(frame)]
+        if images and self._series.is_placeholder(new[0][0].header.series_id):
+            self._append(new[: images[0]])
+            self._series.replace_placeholder(new[images[0]][0])
+            new = new[images[0] :]
+        self._append(new)
 
-    def _append(self, sound: list[tuple[SegmentedFrame, Encoded]]) -> None:
-        if not sound:
+    def _append(self, new: list[tuple[SegmentedFrame, Encoded]]) -> None:
+        if not new:
             return
         fitting = [
             (frame, encoded if self._series.fits(frame.header) else self._set_aside(frame, encoded))
-            for frame, encoded in sound
+            for frame, encoded in new
         ]
         archived_ns = time.time_ns()
-        n_before = self._series.append(fitting, archived_ns)
-        self._meter.duplicates.inc(n_before)
-        for frame, encoded in fitting[n_before:]:
+        self._series.append(fitting, archived_ns)
+        for frame, encoded in fitting:
             self._count(frame, encoded, archived_ns)
-
-    def _checked(self, frame: SegmentedFrame, encoded: Encoded) -> tuple[SegmentedFrame, Encoded]:
-        """Compare the pixels with the digest that `ingest` took; archive raw what differs."""
-        if encoded.digest == frame.header.digest:
-            return frame, encoded
-        fault = "the digest of the pixels in the frame log is not that of the pixels received"
-        header = frame.header
-        logger.error("series %s frame %d: %s", header.series, header.sequence, fault)
-        unknown = without_analysis(frame, fault)
-        return unknown, self._encode(unknown)
 
     def _set_aside(self, frame: SegmentedFrame, encoded: Encoded) -> SetAsideFrame:
         """Keep the bytes of a frame that does not fit the images of its series."""
@@ -421,7 +423,7 @@ class Sort:
         return self._series.set_aside(frame, pixels)
 
     def _archive_record(self, message: SegmentedFrame | ControlRecord) -> None:
-        record = message.record if isinstance(message, ControlRecord) else None
+        record = message.record if isinstance(message, ControlRecord) else _rotten(message.header)
         match record:
             case LossRange():
                 self._series.declare_loss(record, message.delivery.ordinal)
@@ -497,6 +499,15 @@ def _series_of(message: SegmentedFrame | ControlRecord) -> tuple[str, str]:
         return message.header.series_id, message.header.series
     record = message.record
     return record.series_id, record.series
+
+
+def _rotten(header: FrameHeader) -> LossRange:
+    """Declare a frame lost whose pixels changed in the frame log."""
+    logger.error("series %s frame %d is lost: %s", header.series, header.sequence, ROTTEN)
+    return LossRange(
+        series=header.series, series_id=header.series_id, first=header.sequence, n_frames=1,
+        reason=ROTTEN,
+    )  # fmt: skip
 
 
 def _is_image(message: Any) -> bool:

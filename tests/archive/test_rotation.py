@@ -79,8 +79,7 @@ def test_resuming_goes_on_in_the_right_file(tmp_path, stopped_at):
     series.abandon()
     again = SeriesArchive.resume(tmp_path / "s.nxs", frames_per_file=3)
     assert again.next_row == stopped_at
-    assert again.ordinals == list(range(1, stopped_at + 1))
-    assert again.loss_ordinals == [50]
+    assert again.last_ordinal == 50
     again.declare_loss(loss(20, 2), ordinal=50)
     again.append(frames, archived_ns=10**18)
     ledger = again.close(SeriesEnd(n_received=12))
@@ -123,7 +122,7 @@ def test_rotation_that_failed_for_a_full_disk_is_made_up_for(tmp_path, monkeypat
             with pytest.raises(ArchiveError, match="no room"):
                 series.append(frames, archived_ns=10**18)
     series.append(frames, archived_ns=10**18)
-    assert series.ordinals == [1, 2, 3, 4, 5]
+    assert series.last_ordinal == 5
     series.close(SeriesEnd(n_received=5))
     assert all(verify(path).differences == () for path in tmp_path.iterdir())
 

@@ -76,3 +76,16 @@ def test_a_frame_among_very_many_is_added_in_microseconds() -> None:
         live.insert(100_000 + row, fraction)
     # A few microseconds on a quiet machine; sorting anew would take a hundred times the bound.
     assert (time.perf_counter() - started) / 1000 < 200e-6
+
+
+@pytest.mark.parametrize("n", [0, 1, 511, 512, 513, 3000])
+def test_a_ranking_made_of_frames_that_are_there_goes_on_as_if_they_had_come(n: int) -> None:
+    fractions = np.random.default_rng(n).integers(0, 50, n + 100) / 50.0
+    fractions[::7] = np.nan
+    live = LiveRanking.of(fractions[:n], first_row=0)
+    for row in range(n, n + 100):
+        live.insert(row, float(fractions[row]))
+    assert list(live) == order(fractions).tolist()
+    assert len(live) == n + 100
+    shifted = LiveRanking.of(fractions[:n], first_row=10)
+    assert list(shifted) == [row + 10 for row in order(fractions[:n])]

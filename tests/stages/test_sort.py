@@ -14,6 +14,7 @@ import pytest
 
 from hrtem_stream import open_archive
 from hrtem_stream.archive.recovery import recover
+from hrtem_stream.archive.verify import verify
 from hrtem_stream.archive.writer import ArchiveWriter
 from hrtem_stream.errors import ArchiveError
 from hrtem_stream.messages import (
@@ -31,7 +32,7 @@ from hrtem_stream.stages.series import SortedSeries
 from hrtem_stream.stages.sort import Sort
 from hrtem_stream.transport.delivery import Acknowledgement
 from hrtem_stream.transport.frame_log import FrameLog, FrameLogReader
-from hrtem_stream.transport.log_format import LoggedRecord
+from hrtem_stream.transport.log_format import LoggedRecord, pixels_offset
 from hrtem_stream.transport.wire import (
     STATUS_TOPIC,
     SUMMARY_TOPIC,
@@ -289,15 +290,102 @@ def test_another_log_seals_what_belongs_to_the_one_before(bench: Bench) -> None:
         assert "replaced" in archive.ledger.end_reason
 
 
-def test_pixels_that_changed_in_the_log_are_archived_with_a_fault(bench: Bench) -> None:
-    start, frame = bench.start(), bench.frame(0)
-    where = 4096 + bench.records[frame.delivery.ordinal].offset + 200
-    bench.log._buffer[where] ^= 255
-    bench.send(start, frame, bench.end(1))
+def _spoil(bench: Bench, frame: SegmentedFrame) -> None:
+    """Flip a bit of a frame's pixels in the log."""
+    record = bench.records[frame.delivery.ordinal]
+    bench.log._buffer[pixels_offset(record) + 200] ^= 1
+
+
+@pytest.mark.parametrize("rotten", [[0], [1], [3], [0, 1, 2, 3]])
+def test_a_frame_whose_pixels_changed_in_the_log_is_lost_and_named(
+    bench: Bench, rotten: list[int]
+) -> None:
+    start, frames = bench.start(), [bench.frame(row) for row in range(4)]
+    for number in rotten:
+        _spoil(bench, frames[number])
+    bench.send(start, *frames, bench.end(4))
+    bench.turn_until(lambda: (bench.folder / "s.nxs").exists())
+    kept = [number for number in range(4) if number not in rotten]
+    with open_archive(bench.folder / "s.nxs") as archive:
+        ledger = archive.ledger
+        assert archive.score("sequence").tolist() == kept
+        assert archive.rows.tolist() == list(range(len(kept)))
+    lost = [n for loss in ledger.losses for n in range(loss.first, loss.first + loss.n_frames)]
+    assert lost == rotten
+    assert {loss.reason for loss in ledger.losses} == {"damaged in the frame log"}
+    assert (ledger.received, ledger.archived, ledger.lost) == (4, len(kept), len(rotten))
+    assert verify(bench.folder / "s.nxs").differences == ()
+
+
+def test_a_sort_that_dies_after_a_rotten_frame_goes_on_behind_it(bench: Bench) -> None:
+    messages = [bench.start(), *(bench.frame(row) for row in range(6)), bench.end(6)]
+    _spoil(bench, messages[2])  # type: ignore[arg-type]
+    bench.send(*messages[:5])
+    bench.turn_until(lambda: bench.sort._receipt.base == 5)
+    bench.kill_sort()
+    bench.send(*messages)
     bench.turn_until(lambda: (bench.folder / "s.nxs").exists())
     with open_archive(bench.folder / "s.nxs") as archive:
-        assert "digest" in archive.scores["fault"][0]
-        assert archive.scores["method"][0] == "none"
+        assert archive.score("sequence").tolist() == [0, 2, 3, 4, 5]
+        assert archive.ledger.lost == 1
+    assert verify(bench.folder / "s.nxs").differences == ()
+
+
+def test_frames_go_on_in_a_file_of_their_own_when_their_archive_was_taken_away(
+    bench: Bench,
+) -> None:
+    messages = [bench.start(), *(bench.frame(row) for row in range(4)), bench.end(4)]
+    bench.send(*messages[:3])
+    bench.turn_until(lambda: bench.sort._receipt.base == 3)
+    bench.kill_sort()
+    for left in bench.folder.glob("s.nxs.part*"):
+        left.unlink()
+    bench.send(*messages[3:], floor=3)
+    bench.turn_until(lambda: (bench.folder / "s.nxs").exists())
+    with open_archive(bench.folder / "s.nxs") as archive:
+        assert archive.rows.tolist() == [2, 3]
+        assert archive.ledger.balanced
+
+
+def test_a_successor_ranks_among_all_frames_of_the_series(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, frames_per_file=2)
+    messages = [bench.start(), *(bench.frame(row) for row in range(6)), bench.end(6)]
+    bench.send(*messages[:6])
+    bench.turn_until(lambda: bench.sort._receipt.base == 6)
+    bench.kill_sort()
+    bench.send(*messages)
+    bench.turn_until(lambda: (bench.folder / "s_0003.nxs").exists())
+    (summary,) = [decode_summary(parts) for parts in bench.tell.sent]
+    assert (summary.row, summary.rank) == (5, 5), "each frame has less graphene than the one before"
+    bench.sort._series.abandon()
+    bench.sort._threads.shutdown()
+
+
+def test_a_recovered_series_goes_on_in_files_of_the_same_length_and_survives_a_death(
+    tmp_path: Path,
+) -> None:
+    bench = Bench(tmp_path, frames_per_file=2)
+    messages = [bench.start(), *(bench.frame(row) for row in range(8)), bench.end(8)]
+    bench.send(*messages[:2])
+    bench.turn_until(lambda: bench.sort._receipt.base == 2)
+    bench.kill_sort()
+    recover(bench.folder / "s_0001.nxs.part")
+    bench.send(*messages[:7])
+    bench.turn_until(lambda: bench.sort._receipt.base == 7)
+    bench.kill_sort()
+    bench.send(*messages)
+    bench.turn_until(lambda: (bench.folder / "s-2_0004.nxs").exists())
+    found = []
+    for path in sorted(bench.folder.glob("*.nxs")):
+        with open_archive(path) as archive:
+            found.append((path.name, archive.rows.tolist()))
+            assert archive.ledger.balanced
+    assert found == [
+        ("s-2_0001.nxs", [1, 2]), ("s-2_0002.nxs", [3, 4]), ("s-2_0003.nxs", [5, 6]),
+        ("s-2_0004.nxs", [7]), ("s_0001.nxs", [0]),
+    ]  # fmt: skip
+    bench.sort._series.abandon()
+    bench.sort._threads.shutdown()
 
 
 def test_torn_frames_that_no_image_follows_do_not_stop_the_series(
