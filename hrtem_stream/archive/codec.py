@@ -9,7 +9,6 @@ A *filter mask* has bit i set where filter i of the dataset was left out for one
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
@@ -17,6 +16,7 @@ import zstandard
 from isal import igzip_lib, isal_zlib
 from numpy.typing import NDArray
 
+from hrtem_stream.archive.zstd_frame import FrameCompressor
 from hrtem_stream.errors import ArchiveError
 from hrtem_stream.science.compiled import compiled
 
@@ -26,7 +26,7 @@ Bytes: TypeAlias = NDArray[np.uint8]
 SHUFFLE, DEFLATE, ZSTD = 2, 1, 32015
 """Numbers of the filters, as registered with the HDF Group."""
 
-LEVEL = 1
+_LEVEL = 1
 """Counting noise is entropy-coded, not matched: higher levels take longer for 1 % in size."""
 
 # isal's type stub takes the class for an instance.
@@ -41,20 +41,51 @@ def filters_of(codec: Codec, dtype: np.dtype[Any]) -> tuple[int, ...]:
     return (*shuffle, DEFLATE if codec == "deflate" else ZSTD)
 
 
-def compressor_of(codec: Codec) -> Callable[[memoryview], bytes]:
-    """Return a function that compresses one chunk; it belongs to the thread that asked for it."""
-    if codec == "deflate":
-        return _deflate
-    # Noise has no matches worth a search: a small table stays in the first-level cache.
-    parameters = zstandard.ZstdCompressionParameters.from_level(
-        LEVEL, window_log=20, hash_log=12, min_match=7, write_content_size=True
-    )
-    return zstandard.ZstdCompressor(compression_params=parameters).compress
+class ChunkCompressor:
+    """Compresses the chunks of one dataset; belongs to one thread.
+
+    Parameters
+    ----------
+    codec
+        How chunks are compressed.
+    dtype, n_values
+        Of a chunk.
+    """
+
+    def __init__(self, codec: Codec, *, dtype: np.dtype[Any], n_values: int) -> None:
+        self._codec = codec
+        self._is_shuffled = len(filters_of(codec, dtype)) == 2
+        self._n_filters = len(filters_of(codec, dtype))
+        n_planes = dtype.itemsize if self._is_shuffled else 1
+        n_bytes = n_values * dtype.itemsize // n_planes
+        self._frames = FrameCompressor(n_planes, n_bytes) if codec == "zstd" else None
+        self._planes = (
+            self._frames.planes if self._frames else np.zeros((n_planes, n_bytes), np.uint8)
+        )
+        self._n_bytes = n_bytes
+
+    def compress(self, values: NDArray[Any]) -> tuple[int, bytes]:
+        """Return filter mask and payload of a chunk, given as (n_values,) contiguous values.
+
+        A chunk that does not become smaller is stored shuffled, without compression.
+        """
+        if self._n_filters == 0:
+            return 0, values.tobytes()
+        planes = self._planes[:, : self._n_bytes]
+        if self._is_shuffled:
+            shuffle(values, out=self._planes)
+        else:
+            planes[0] = values.view(np.uint8)
+        payload = self._frames.compress() if self._frames else deflate(planes.reshape(-1).data)
+        if len(payload) < values.nbytes:
+            return 0, payload
+        return 1 << (self._n_filters - 1), planes.tobytes()
 
 
-def _deflate(chunk: memoryview) -> bytes:
+def deflate(chunk: memoryview) -> bytes:
+    """Compress a chunk as a zlib stream."""
     compressed: bytes = igzip_lib.compress(
-        chunk, level=LEVEL, flag=igzip_lib.COMP_ZLIB, mem_level=igzip_lib.MEM_LEVEL_EXTRA_LARGE
+        chunk, level=_LEVEL, flag=igzip_lib.COMP_ZLIB, mem_level=igzip_lib.MEM_LEVEL_EXTRA_LARGE
     )
     return compressed
 
@@ -128,44 +159,43 @@ def shuffle(values: NDArray[Any], *, out: Bytes) -> None:
     values
         (n,) contiguous, of 2, 4 or 8 bytes each.
     out
-        (n * itemsize,) overwritten.
+        (itemsize, at least n) or (n * itemsize,), overwritten.
     """
-    size = values.itemsize
+    size, n = values.itemsize, values.size
+    planes = out.reshape(size, -1)[:, :n]
     if size == 2:
-        _shuffle_2(values.view(np.uint16), out)
-    elif size == 4:
-        _shuffle_4(values.view(np.uint32), out)
-    elif size == 8:
-        _shuffle_8(values.view(np.uint64), out)
+        _shuffle_2(values.view(np.uint16), planes)
+    elif size in (4, 8):
+        halves = values.view(np.uint32).reshape(n, -1)
+        for k in range(size // 4):
+            _shuffle_4(halves[:, k], planes[4 * k : 4 * k + 4])
     else:
         raise ValueError(f"values must have 2, 4 or 8 bytes, got {size}")
 
 
-# One small loop a plane over slices: in this form LLVM vectorises it.
+# One loop over rows that are slices: in this form LLVM vectorises it.
 
 
 @compiled
-def _plane(words: NDArray[Any], bits: Any, out: Bytes) -> None:
+def _shuffle_2(words: NDArray[Any], planes: Bytes) -> None:
+    _split_2(words, planes[0], planes[1])
+
+
+@compiled
+def _split_2(words: NDArray[Any], low: Bytes, high: Bytes) -> None:
     for i in range(words.size):
-        out[i] = np.uint8(words[i] >> bits)
+        word = words[i]
+        low[i], high[i] = np.uint8(word), np.uint8(word >> np.uint16(8))
 
 
 @compiled
-def _shuffle_2(words: NDArray[Any], out: Bytes) -> None:
-    n = words.size
-    for k in range(2):
-        _plane(words, np.uint16(8 * k), out[k * n : (k + 1) * n])
+def _shuffle_4(words: NDArray[Any], planes: Bytes) -> None:
+    _split_4(words, planes[0], planes[1], planes[2], planes[3])
 
 
 @compiled
-def _shuffle_4(words: NDArray[Any], out: Bytes) -> None:
-    n = words.size
-    for k in range(4):
-        _plane(words, np.uint32(8 * k), out[k * n : (k + 1) * n])
-
-
-@compiled
-def _shuffle_8(words: NDArray[Any], out: Bytes) -> None:
-    n = words.size
-    for k in range(8):
-        _plane(words, np.uint64(8 * k), out[k * n : (k + 1) * n])
+def _split_4(words: NDArray[Any], a: Bytes, b: Bytes, c: Bytes, d: Bytes) -> None:
+    for i in range(words.size):
+        word = words[i]
+        a[i], b[i] = np.uint8(word), np.uint8(word >> np.uint32(8))
+        c[i], d[i] = np.uint8(word >> np.uint32(16)), np.uint8(word >> np.uint32(24))

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from hrtem_stream.archive.codec import SHUFFLE, compressor_of, shuffle
+from hrtem_stream.archive.codec import SHUFFLE, deflate, shuffle
 
 
 def filters_of_dataset(dataset: h5py.Dataset) -> tuple[int, ...]:
@@ -37,7 +37,6 @@ class Column:
         self._rows: int = dataset.chunks[0]
         self._filters = filters_of_dataset(dataset)
         self._unfiltered = (1 << len(self._filters)) - 1
-        self._compress = compressor_of("deflate")
         dtype = np.dtype(dataset.dtype.str)
         self._tail = np.zeros((self._rows, *self._trailing), dtype)
         self._shuffled = np.zeros(self._tail.nbytes if SHUFFLE in self._filters else 0, np.uint8)
@@ -85,7 +84,7 @@ class Column:
         if len(self._shuffled):
             shuffle(self._tail.reshape(-1), out=self._shuffled)
             source = self._shuffled
-        compressed = self._compress(source.data) if self._filters else b""
+        compressed = deflate(source.data) if self._filters else b""
         if self._filters and len(compressed) < raw.size:
             self._write(compressed, 0)
         else:

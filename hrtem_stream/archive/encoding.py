@@ -15,7 +15,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from hrtem_stream.archive.codec import Codec, compressor_of, filters_of, shuffle
+from hrtem_stream.archive.codec import ChunkCompressor, Codec
 from hrtem_stream.science.run_length import (
     N_PIXELS_MAX,
     fill_runs,
@@ -109,9 +109,8 @@ class FrameEncoder:
         self.codec: Codec = codec
         self.keep: Keep = keep
         self.chunk_shape = chunk_shape(self.shape, dtype=self.dtype)
-        self._filters = filters_of(codec, self.dtype)
         self._threads = threading.local()
-        _compile(self.dtype)
+        _compile(self.dtype, codec)
 
     def encode(self, pixels: Pixels, amorphous: Bits) -> EncodedFrame:
         """Encode a frame and the mask of its amorphous pixels.
@@ -165,7 +164,7 @@ class FrameEncoder:
                 )
                 stored_digest.update(band.data)
             scratch.band[received.size :] = 0
-            filter_mask, payload = scratch.compressed()
+            filter_mask, payload = scratch.compressor.compress(scratch.band)
             chunks.append(Chunk(corner=(row, 0), filter_mask=filter_mask, payload=payload))
         return EncodedFrame(
             chunks=tuple(chunks),
@@ -188,36 +187,20 @@ class FrameEncoder:
 
 
 class _Scratch:
-    """The buffers of one thread: a band and its shuffled bytes."""
+    """The buffers of one thread."""
 
     def __init__(self, n: int, *, dtype: np.dtype[Any], codec: Codec) -> None:
         self.band = np.zeros(n, dtype)
-        self._shuffled = np.zeros(self.band.nbytes, np.uint8)
-        self._filters = filters_of(codec, dtype)
-        self._compress = compressor_of(codec)
-
-    def compressed(self) -> tuple[int, bytes]:
-        """Return filter mask and payload of the band."""
-        if not self._filters:
-            return 0, self.band.tobytes()
-        source = self.band.view(np.uint8)
-        if len(self._filters) == 2:
-            shuffle(self.band, out=self._shuffled)
-            source = self._shuffled
-        payload = self._compress(source.data)
-        if len(payload) < source.size:
-            return 0, payload
-        return 1 << (len(self._filters) - 1), source.tobytes()
+        self.compressor = ChunkCompressor(codec, dtype=dtype, n_values=n)
 
 
-def _compile(dtype: np.dtype[Any]) -> None:
+def _compile(dtype: np.dtype[Any], codec: Codec) -> None:
     """Compile all loops for a dtype, or load them, before a frame has to wait for that."""
     pixels = np.zeros(8, dtype)
     start, length = runs_of_mask(np.ones((1, 1), np.bool_), shape=(1, 8))
     value = mean_of_runs(pixels, start=start, length=length)
     fill_runs(pixels, start=start, length=length, value=value)
-    if dtype.itemsize > 1:
-        shuffle(pixels, out=np.zeros(pixels.nbytes, np.uint8))
+    ChunkCompressor(codec, dtype=dtype, n_values=8).compress(pixels)
 
 
 def set_aside(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numba
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -13,3 +16,19 @@ Function = TypeVar("Function", bound=Callable[..., object])
 def compiled(function: Function) -> Function:
     """Compile at the first call, keep the machine code on disk, let other threads run meanwhile."""
     return cast(Function, numba.njit(cache=True, nogil=True)(function))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def store_word(_: Any, out: Any, offset: Any, word: Any) -> Any:
+    """Write a uint64 at any byte of an array of bytes; only in compiled code.
+
+    NumPy's views know words at multiples of eight bytes only.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        place = builder.gep(array.data, [arguments[1]])
+        builder.store(arguments[2], builder.bitcast(place, ir.IntType(64).as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return types.void(out, types.int64, types.uint64), generate
