@@ -24,11 +24,11 @@ pytest.importorskip("cbor2")
 pytest.importorskip("dectris.compression")
 pytest.importorskip("lz4.block")
 
-from hrtem_stream.simulators.dectris import DectrisSender, encode_array, encode_message  # noqa: E402
-from hrtem_stream.simulators.programme import Programme, play  # noqa: E402
-from hrtem_stream.sources.dectris import DROPPED, NO_CHANNEL, DectrisSource  # noqa: E402
-from hrtem_stream.sources.dectris_control import ControlUnit  # noqa: E402
-from tests.sources.test_dectris_wire import RECORDED  # noqa: E402
+from hrtem_stream.simulators.dectris import DectrisSender, encode_array, encode_message
+from hrtem_stream.simulators.programme import Programme, play
+from hrtem_stream.sources.dectris import DROPPED, NO_CHANNEL, DectrisSource
+from hrtem_stream.sources.dectris_control import ControlUnit
+from tests.sources.test_dectris_wire import RECORDED
 
 IMAGES = [np.random.default_rng(n).poisson(9, (40, 56)).astype("<u2") for n in range(4)]
 

@@ -43,7 +43,8 @@ def decode(message: bytes, limits: FeedLimits = LIMITS) -> Any:
 
 
 def image_message(data: dict[str, Any], **fields: Any) -> bytes:
-    return encode_message("image", **{"series": 1, "identity": "ID", "image_id": 3, **fields}, data=data)  # fmt: skip
+    fields = {"series": 1, "identity": "ID", "image_id": 3, **fields}
+    return encode_message("image", **fields, data=data)
 
 
 def decode_one(array: Any, limits: FeedLimits = LIMITS) -> tuple[NDArray[Any], str]:
@@ -152,7 +153,7 @@ def test_a_start_carries_what_is_known() -> None:
             arm_date=cbor2.CBORTag(0, "2026-01-02T03:04:05Z"),
             flatfield={"a": encode_array(IMAGE)},
             user_data={"pixel_size_nm": 0.02, "dose_e_per_nm2": 1e4, "operator": "A\x1bB"},
-        )  # fmt: skip
+        )
     )
     assert isinstance(start, DetectorStart)
     assert (start.series, start.n_images, start.channels) == ("series-7-X", 12, ("a", "b"))
@@ -188,14 +189,15 @@ def test_a_time_that_cannot_be_read_is_none(date: Any) -> None:
             series_date=tagged,
             start_time=[1, 2],
             data={"a": encode_array(IMAGE)},
-        )  # fmt: skip
+        )
     )
     assert found.acquired_ns == 0
 
 
+START = encode_message("start", series=1, identity="X")
 REJECTED: dict[str, tuple[str, bytes]] = {
     "no CBOR": ("unreadable_message", b"\xff\xff"),
-    "a start that is cut": ("unreadable_message", encode_message("start", series=1, identity="X")[:-3]),
+    "a start that is cut": ("unreadable_message", START[:-3]),
     "another type": ("unknown_type", encode_message("hello", series=1, identity="X")),
     "no type": ("unknown_type", cbor2.dumps({"series_id": 1})),
     "no image number": ("bad_field", encode_message("image", series=1, identity="X", data={})),
