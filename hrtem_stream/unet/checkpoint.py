@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ from torch import Tensor, nn
 from hrtem_stream.errors import SegmenterError
 from hrtem_stream.unet.architecture import architecture, build, config_from
 from hrtem_stream.unet.dataset import PREPROCESSING
+
+WEIGHTS = "weights"
+"""Why the Bragg filter took over, as metrics count it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +70,7 @@ def save_checkpoint(path: Path, *, network: nn.Module, card: ModelCard) -> Model
     digest = _digest(text, tensors)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path, metadata={"card": text, "sha256": digest})
-    return _card(json.loads(text), digest)
+    return replace(card, sha256=digest)
 
 
 def load_checkpoint(path: Path) -> tuple[nn.Module, ModelCard]:
@@ -82,17 +85,18 @@ def load_checkpoint(path: Path) -> tuple[nn.Module, ModelCard]:
     text, digest, tensors = _read(path)
     found = _digest(text, tensors)
     if found != digest:
-        raise SegmenterError(f"{path}: digest sha256 must be {digest[:16]}…, got {found[:16]}…")
-    card = _card(json.loads(text), digest)
+        message = f"{path}: digest sha256 must be {digest[:16]}…, got {found[:16]}…"
+        raise SegmenterError(message, WEIGHTS)
+    card = _card(path, text, digest)
     if card.preprocessing != PREPROCESSING:
-        raise SegmenterError(
-            f"{path}: preprocessing must be '{PREPROCESSING}', got '{card.preprocessing}'"
-        )
+        message = f"{path}: preprocessing must be '{PREPROCESSING}', got '{card.preprocessing}'"
+        raise SegmenterError(message, WEIGHTS)
     try:
         network = build(config_from(card.architecture, card.config))
         network.load_state_dict(tensors)
     except (ValueError, RuntimeError) as error:
-        raise SegmenterError(f"{path}: weights do not fit the network: {error}") from error
+        message = f"{path}: weights do not fit the network: {error}"
+        raise SegmenterError(message, WEIGHTS) from error
     return network.eval(), card
 
 
@@ -105,7 +109,7 @@ def read_card(path: Path) -> ModelCard:
         If the file is missing or damaged.
     """
     text, digest, _ = _read(path)
-    return _card(json.loads(text), digest)
+    return _card(path, text, digest)
 
 
 def shipped_weights(name: str = "fast") -> Path:
@@ -118,7 +122,8 @@ def shipped_weights(name: str = "fast") -> Path:
     """
     path = Path(str(resources.files("hrtem_stream.unet"))) / "weights" / f"{name}.safetensors"
     if not path.exists():
-        raise SegmenterError(f"weights must be shipped with the package, got no {path.name}")
+        message = f"weights must be shipped with the package, got no {path.name}"
+        raise SegmenterError(message, WEIGHTS)
     return path
 
 
@@ -128,9 +133,10 @@ def _read(path: Path) -> tuple[str, str, dict[str, Tensor]]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise SegmenterError(f"{path}: weights cannot be read: {error}") from error
+        raise SegmenterError(f"{path}: weights cannot be read: {error}", WEIGHTS) from error
     if not {"card", "sha256"} <= metadata.keys():
-        raise SegmenterError(f"{path}: header must hold card and sha256, got {sorted(metadata)}")
+        message = f"{path}: header must hold card and sha256, got {sorted(metadata)}"
+        raise SegmenterError(message, WEIGHTS)
     return metadata["card"], metadata["sha256"], tensors
 
 
@@ -139,9 +145,19 @@ def _text(card: ModelCard) -> str:
     return json.dumps(values, sort_keys=True)
 
 
-def _card(values: Mapping[str, Any], digest: str) -> ModelCard:
+def _card(path: Path, text: str, digest: str) -> ModelCard:
+    """Read a card, leaving out fields of later versions."""
     known = {f.name for f in fields(ModelCard)}
-    return ModelCard(**{k: v for k, v in values.items() if k in known} | {"sha256": digest})
+    try:
+        values = {key: value for key, value in dict(json.loads(text)).items() if key in known}
+        card = ModelCard(**values | {"sha256": digest})
+        usable = 0.0 < float(card.threshold) < 1.0
+    except (ValueError, TypeError) as error:
+        raise SegmenterError(f"{path}: card cannot be read: {error}", WEIGHTS) from error
+    if not usable:
+        message = f"{path}: threshold must lie between 0 and 1, got {card.threshold}"
+        raise SegmenterError(message, WEIGHTS)
+    return card
 
 
 def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:

@@ -7,7 +7,9 @@ the Bragg filter. A GPU without memory is given half the batch first.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import logging
+from collections import deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +19,18 @@ from torch import Tensor, nn
 
 from hrtem_stream.errors import SegmenterError
 from hrtem_stream.unet.checkpoint import ModelCard, load_checkpoint, shipped_weights
+from hrtem_stream.unet.runners import GraphRunner, PlainRunner, Result, Runner
+
+logger = logging.getLogger(__name__)
 
 Flips = Sequence[tuple[int, ...]]
 
 AS_IS: Flips = ((),)
 FOUR_FLIPS: Flips = ((), (-1,), (-2,), (-2, -1))
 """Axes along which each copy of the image is mirrored; the log odds are averaged."""
+
+N_RUNNERS = 2
+"""On a GPU, one batch is copied while another is worked on."""
 
 
 class UNetSegmenter:
@@ -39,7 +47,7 @@ class UNetSegmenter:
     precision : torch.dtype
         Of the weights and activations: float32 or bfloat16; see `best_precision`.
     max_batch : int
-        More images than this are worked on in turn.
+        More images than this are worked on in turn; on a GPU, fewer are filled up to it.
     flips : sequence of tuple of int
         `AS_IS`, or `FOUR_FLIPS` for four times the work and .005 more Jaccard.
     """
@@ -63,6 +71,8 @@ class UNetSegmenter:
         self.max_batch = max_batch
         self.flips = flips
         self._least_log_odds = float(np.log(threshold / (1.0 - threshold)))
+        self._runners: dict[tuple[int, ...], Runner] = {}
+        self._graphs = self.device.type == "cuda"
         self._network = copy.deepcopy(network).eval()
         for parameter in self._network.parameters():
             parameter.requires_grad_(False)
@@ -71,7 +81,8 @@ class UNetSegmenter:
                 self.device, precision, memory_format=torch.channels_last
             )
         except (RuntimeError, AssertionError) as error:
-            raise SegmenterError(f"{device}: the network cannot be moved there: {error}") from error
+            message = f"{device}: the network cannot be moved there: {error}"
+            raise SegmenterError(message, "device") from error
 
     @classmethod
     def from_checkpoint(
@@ -126,54 +137,87 @@ class UNetSegmenter:
         SegmenterError
             If torch fails, memory is short even for one image, or the output is not finite.
         """
-        amorphous = np.empty(images.shape, np.bool_)
-        confidence = np.empty(len(images), np.float32)
         size = self.max_batch
-        start = 0
-        while start < len(images):
-            part = slice(start, start + size)
+        while True:
             try:
-                amorphous[part], confidence[part] = self._segment_part(images[part])
+                return self._segment_in_parts(images, size)
             except torch.cuda.OutOfMemoryError as error:
-                if size == 1:
-                    raise SegmenterError(f"{self.device}: out of memory for one image") from error
-                size = max(1, size // 2)
+                self._runners.clear()
                 _empty_cache(self.device)
-                continue
+                if size == 1:
+                    message = f"{self.device}: out of memory for one image"
+                    raise SegmenterError(message, "out_of_memory") from error
+                size = max(1, size // 2)
             except RuntimeError as error:
-                raise SegmenterError(f"{self.device}: {error}") from error
-            start += size
-        return amorphous, confidence
+                raise SegmenterError(f"{self.device}: {error}", "device") from error
 
     def probabilities(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the probability of amorphous (B, P, Q), for evaluation."""
         parts = []
         for start in range(0, len(images), self.max_batch):
-            log_odds = self._log_odds(images[start : start + self.max_batch])
+            part = np.require(images[start : start + self.max_batch], np.float32, ["C", "W"])
+            with torch.inference_mode():
+                log_odds = self._log_odds(torch.from_numpy(part)[:, None].to(self.device))
             parts.append(torch.sigmoid(log_odds).cpu().numpy())
         return np.concatenate(parts)
 
-    def _segment_part(
-        self, images: NDArray[np.float32]
-    ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-        log_odds = self._log_odds(images)
-        # |2 p - 1| = |tanh(log odds / 2)|
-        confidence = torch.tanh(0.5 * log_odds).abs().mean(dim=(1, 2))
-        if not bool(torch.isfinite(confidence).all()):
-            raise SegmenterError("output must be finite, got NaN or infinity")
-        return (log_odds > self._least_log_odds).cpu().numpy(), confidence.cpu().numpy()
+    def _segment_in_parts(self, images: NDArray[np.float32], size: int) -> Result:
+        amorphous = np.empty(images.shape, np.bool_)
+        confidence = np.empty(len(images), np.float32)
+        for part, (masks, certainty) in self._results(images, size):
+            if not np.isfinite(certainty).all():
+                raise SegmenterError("output must be finite, got NaN or infinity", "not_finite")
+            amorphous[part], confidence[part] = masks, certainty
+        return amorphous, confidence
 
-    def _log_odds(self, images: NDArray[np.float32]) -> Tensor:
-        batch = torch.from_numpy(np.require(images, np.float32, ["C", "W"]))[:, None]
-        if self.device.type == "cuda":
-            batch = batch.pin_memory().to(self.device, non_blocking=True)
-        with torch.inference_mode():
-            total = torch.zeros((), device=self.device)
-            for axes in self.flips:
-                mirrored = torch.flip(batch, axes) if axes else batch
-                log_odds = self._network(mirrored).float()
-                total = total + (torch.flip(log_odds, axes) if axes else log_odds)
-            return (total / len(self.flips))[:, 0]
+    def _results(self, images: NDArray[np.float32], size: int) -> Iterator[tuple[slice, Result]]:
+        """Keep every runner busy, and give the results in order."""
+        busy: deque[tuple[slice, Runner]] = deque()
+        for number, start in enumerate(range(0, len(images), size)):
+            if len(busy) == N_RUNNERS:
+                part, runner = busy.popleft()
+                yield part, runner.collect()
+            part = slice(start, start + size)
+            runner = self._runner((size, *images.shape[1:]), number % N_RUNNERS)
+            runner.submit(images[part])
+            busy.append((part, runner))
+        for part, runner in busy:
+            yield part, runner.collect()
+
+    def _runner(self, shape: tuple[int, int, int], number: int) -> Runner:
+        """Return one of the runners for batches up to `shape`."""
+        key = (*shape, number)
+        if key not in self._runners:
+            if len(self._runners) >= 2 * N_RUNNERS:  # other shapes are rare, and graphs are large
+                self._runners.clear()
+            self._runners[key] = self._new_runner(shape)
+        return self._runners[key]
+
+    def _new_runner(self, shape: tuple[int, int, int]) -> Runner:
+        if self._graphs:
+            try:
+                return GraphRunner(self._decide, self.device, shape=shape)
+            except torch.cuda.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                logger.warning("no CUDA graph, the network runs layer by layer: %s", error)
+                self._graphs = False
+        return PlainRunner(self._decide, self.device)
+
+    def _decide(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        log_odds = self._log_odds(batch)
+        # |2 p - 1| = |tanh(log odds / 2)|; NaN anywhere in an image is NaN here.
+        confidence = torch.tanh(0.5 * log_odds).abs().mean(dim=(1, 2))
+        return log_odds > self._least_log_odds, confidence
+
+    def _log_odds(self, batch: Tensor) -> Tensor:
+        """Return the log odds (B, P, Q) of images (B, 1, P, Q)."""
+        total = torch.zeros((), device=self.device)
+        for axes in self.flips:
+            mirrored = torch.flip(batch, axes) if axes else batch
+            log_odds = self._network(mirrored).float()
+            total = total + (torch.flip(log_odds, axes) if axes else log_odds)
+        return (total / len(self.flips))[:, 0]
 
 
 def best_device() -> str:

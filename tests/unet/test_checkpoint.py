@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from hrtem_stream.errors import SegmenterError
+from hrtem_stream.unet import checkpoint
 from hrtem_stream.unet.architecture import build
 from hrtem_stream.unet.checkpoint import (
     ModelCard,
@@ -64,6 +65,27 @@ def test_a_changed_card_is_refused(tmp_path: Path) -> None:
     save_file(tensors, path, metadata=metadata)
     with pytest.raises(SegmenterError, match="sha256"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("card", "message"),
+    [
+        ("not JSON", "card cannot be read"),
+        ("[1, 2]", "card cannot be read"),
+        ('{"architecture": "fast"}', "card cannot be read"),
+        ('{"architecture": "fast", "config": {}, "threshold": 1.5}', "threshold must lie"),
+    ],
+)
+def test_a_card_that_makes_no_sense_is_refused(tmp_path: Path, card: str, message: str) -> None:
+    """Such a file passes its own digest, so it is refused for what it says."""
+    path = tmp_path / "a.safetensors"
+    written(path)
+    tensors, _ = parts(path)
+    digest = checkpoint._digest(card, tensors)
+    save_file(tensors, path, metadata={"card": card, "sha256": digest})
+    with pytest.raises(SegmenterError, match=message) as caught:
+        load_checkpoint(path)
+    assert caught.value.reason == "weights"
 
 
 def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:

@@ -123,18 +123,21 @@ def test_without_memory_the_batch_is_halved(limit: int) -> None:
 
 
 def test_without_memory_for_one_image_the_segmenter_gives_up() -> None:
-    with pytest.raises(SegmenterError, match="memory"):
+    with pytest.raises(SegmenterError, match="memory") as caught:
         UNetSegmenter(Narrow(0)).segment(IMAGES)
+    assert caught.value.reason == "out_of_memory"
 
 
 def test_nan_in_the_output_is_an_error() -> None:
-    with pytest.raises(SegmenterError, match="finite"):
+    with pytest.raises(SegmenterError, match="finite") as caught:
         UNetSegmenter(Broken()).segment(IMAGES)
+    assert caught.value.reason == "not_finite"
 
 
 def test_a_failing_device_is_an_error() -> None:
-    with pytest.raises(SegmenterError, match="illegal memory access"):
+    with pytest.raises(SegmenterError, match="illegal memory access") as caught:
         UNetSegmenter(Broken(message="CUDA error: illegal memory access")).segment(IMAGES)
+    assert caught.value.reason == "device"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
