@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,6 +18,8 @@ from hrtem_stream.errors import SettingsError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from hrtem_stream.science.scores import Scores
+    from hrtem_stream.unet.crossvalidate import CrossValidation
     from hrtem_stream.unet.dataset import Example
     from hrtem_stream.unet.recipe import Recipe
 
@@ -100,34 +103,39 @@ def crossvalidate(
 ) -> None:
     """Score a segmenter on frames that it has not seen.
 
-    Folds by date hold out whole sessions; random folds repeat what was published, and leak.
+    Folds by date hold out whole sessions; random folds repeat what was published, and leak. The
+    Bragg filter is scored on the same folds, and both stand beside the published Table I.
     Example: hrtem-stream crossvalidate frames/ --folds date --architecture fast --repeats 2
     """
     _begin(threads)
+    from dataclasses import asdict
+
     from hrtem_stream.unet.crossvalidate import crossvalidate as run_folds
     from hrtem_stream.unet.crossvalidate import score_untrained
+    from hrtem_stream.unet.evaluate import table_one
 
     real = _read(folder)
-    if segmenter == "bragg":
-        from hrtem_stream.stages.fallback import BraggSegmenter
-
-        bragg = BraggSegmenter()
-        found = score_untrained(
-            lambda images: bragg.segment(images).amorphous, real=real, kind=folds,
-            n_folds=n_folds, n_repeats=repeats,
-        )  # fmt: skip
-    else:
+    bragg = score_untrained(_bragg_masks, real=real, kind=folds, n_folds=n_folds, n_repeats=repeats)
+    found = bragg
+    if segmenter == "unet":
         mixed = _simulated(run, simulated if architecture == "fast" else 0)
         recipe, start = _prepare(architecture, real, mixed, run, first_views, views, seed, device)
         found = run_folds(
             recipe, real=real, simulated=mixed, kind=folds, directory=run / architecture,
             n_folds=n_folds, n_repeats=repeats, start=start, device=device,
         )  # fmt: skip
-    summary = {"segmenter": segmenter, "architecture": architecture, **found.summary()}
+    table = _table(found if segmenter == "unet" else None, architecture, bragg)
+    rows = {
+        method: {name: None if math.isnan(value) else value for name, value in asdict(row).items()}
+        for method, row in table.items()
+    }
+    name = architecture if segmenter == "unet" else ""
+    summary = {"segmenter": segmenter, "architecture": name, **found.summary(), "table_one": rows}
     if as_json:
         print_json(summary)
     else:
         _print_summary(summary)
+        print(f"\nTable I, {folds} folds; the published ones are random\n{table_one(table)}")
 
 
 def gridsearch(
@@ -180,6 +188,28 @@ def gridsearch(
             f"{row['features']:8d} {row['blocks']:6d} {row['learning_rate']:8g} "
             f"{row['jaccard']:8.3f} {row['f1']:6.3f}"
         )
+
+
+def _bragg_masks(images: Any) -> Any:
+    from hrtem_stream.stages.fallback import BraggSegmenter
+
+    return BraggSegmenter().segment(images).amorphous
+
+
+def _table(
+    unet: CrossValidation | None, architecture: str, bragg: CrossValidation
+) -> dict[str, Scores]:
+    """Give the rows of Table I: what was scored here, and what was published."""
+    from hrtem_stream.unet.evaluate import PUBLISHED
+
+    rows = {}
+    if unet is not None:
+        rows[f"U-Net {architecture}"] = unet.mean()
+        rows[f"U-Net {architecture}, four flips"] = unet.mean(variant="four_flips")
+        rows[f"U-Net {architecture}, off edge"] = unet.mean(variant="off_edge")
+    rows["Bragg filter"] = bragg.mean()
+    rows["Bragg filter, off edge"] = bragg.mean(variant="off_edge")
+    return {**rows, **PUBLISHED}
 
 
 def _begin(threads: int) -> None:

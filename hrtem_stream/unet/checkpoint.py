@@ -65,7 +65,7 @@ def save_checkpoint(path: Path, *, network: nn.Module, card: ModelCard) -> Model
     """
     if card.architecture != architecture(network.config):
         raise ValueError(f"card must name the network's architecture, got {card.architecture}")
-    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    tensors = {name: _row_major(tensor) for name, tensor in network.state_dict().items()}
     text = _text(card)
     digest = _digest(text, tensors)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -163,7 +163,15 @@ def _card(path: Path, text: str, digest: str) -> ModelCard:
 def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
+        tensor = _row_major(tensors[name])
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.view(torch.uint8).numpy().tobytes() if tensor.ndim else b"")
     return digest.hexdigest()
+
+
+def _row_major(tensor: Tensor) -> Tensor:
+    """Copy a tensor as C lays it out, in its strides too, wherever and however it lies.
+
+    `contiguous` leaves the strides of a 1 × 1 kernel as channels_last made them.
+    """
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)

@@ -59,6 +59,12 @@ class CrossValidation:
         counts = [getattr(f, variant) for f in self.folds if f.repeat == repeat]
         return scores(sum(counts, Confusion()))
 
+    def mean(self, *, variant: str = "as_is") -> Scores:
+        """Average the pooled scores of the repeats."""
+        repeats = {fold.repeat for fold in self.folds}
+        each = [asdict(self.pooled(repeat=r, variant=variant)) for r in sorted(repeats)]
+        return Scores(**{name: float(np.mean([one[name] for one in each])) for name in each[0]})
+
     def summary(self) -> dict[str, object]:
         """Return mean and spread over the repeats of the pooled scores, and the folds."""
         repeats = sorted({fold.repeat for fold in self.folds})

@@ -47,6 +47,17 @@ def test_a_network_comes_back_with_its_card(tmp_path: Path) -> None:
         torch.testing.assert_close(loaded.state_dict()[name], tensor)
 
 
+def test_a_network_laid_out_for_speed_is_stored_all_the_same(tmp_path: Path) -> None:
+    """Training leaves it so; 1 x 1 kernels then have strides that are neither."""
+    torch.manual_seed(0)
+    network = build(TINY)
+    plain = save_checkpoint(tmp_path / "a.safetensors", network=network, card=CARD)
+    network = network.to(memory_format=torch.channels_last)
+    fast = save_checkpoint(tmp_path / "b.safetensors", network=network, card=CARD)
+    assert fast.sha256 == plain.sha256
+    load_checkpoint(tmp_path / "b.safetensors")
+
+
 def test_changed_weights_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     written(path)

@@ -47,7 +47,9 @@ def test_a_mask_for_every_frame_is_needed() -> None:
 def test_table_one_has_a_line_for_each_method() -> None:
     one = example()
     score = evaluate.evaluate([one.amorphous], [one]).pooled
-    lines = evaluate.table_one({"fast": score, "bragg": score}).splitlines()
-    assert len(lines) == 3
+    lines = evaluate.table_one({"fast": score, **evaluate.PUBLISHED}).splitlines()
+    assert len(lines) == 4
     assert lines[1].startswith("fast")
     assert lines[1].count("1.000") == 6
+    assert lines[2].split()[-4:] == ["0.812", "0.884", "0.886", "0.889"]
+    assert lines[3].split()[-6:] == ["0.956", "-", "0.688", "0.791", "-", "-"]

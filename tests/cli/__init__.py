@@ -1,0 +1,1 @@
+"""Tests of hrtem_stream.cli."""
