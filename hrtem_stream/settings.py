@@ -290,6 +290,16 @@ class MetricsSettings(Table):
     """First port: ingest, normalise, sort, then segment workers from +10; 0: any free ones."""
 
 
+class SecuritySettings(Table):
+    """What may leave this host, and how."""
+
+    directory: str = ""
+    """Folder of keys and token, made by `hrtem-stream keys`; empty: ~/.config/hrtem-stream."""
+    insecure: Literal["nothing", "feed", "everything"] = "nothing"
+    """What may leave this host readable and open to all; everything, as --insecure: metrics, too.
+    feed: a camera's script that knows no CURVE, on a network of its own."""
+
+
 class SessionSettings(Table):
     """The session as a whole."""
 
@@ -328,6 +338,7 @@ class Settings(BaseSettings):
     archive: ArchiveSettings = ArchiveSettings()
     endpoints: EndpointSettings = EndpointSettings()
     metrics: MetricsSettings = MetricsSettings()
+    security: SecuritySettings = SecuritySettings()
 
     @model_validator(mode="after")
     def _paths_fit_a_socket(self) -> Settings:
@@ -347,6 +358,17 @@ class Settings(BaseSettings):
         if self.session.runtime_directory:
             return Path(self.session.runtime_directory)
         return Path(f"/tmp/hrtem-{os.getuid()}") / self.session.name
+
+    @property
+    def security_directory(self) -> Path:
+        """Folder of keys and token."""
+        chosen = self.security.directory
+        return Path(chosen).expanduser() if chosen else Path.home() / ".config" / "hrtem-stream"
+
+    @property
+    def token_path(self) -> Path:
+        """File of the token that metrics and page ask for off loopback."""
+        return self.security_directory / "token"
 
     @property
     def frame_log_path(self) -> Path:

@@ -15,6 +15,7 @@ import typer
 
 from hrtem_stream.cli.archives import info, recover, verify
 from hrtem_stream.cli.frames import evaluate, segment, simulate
+from hrtem_stream.cli.keys import keys_app
 from hrtem_stream.cli.machine import config_show, doctor
 from hrtem_stream.cli.sessions import demo, replay, run, stage
 from hrtem_stream.cli.training import crossvalidate, gridsearch, train
@@ -34,6 +35,7 @@ for command in COMMANDS:
 config_app = typer.Typer(no_args_is_help=True, help="The settings.")
 config_app.command("show")(config_show)
 app.add_typer(config_app, name="config")
+app.add_typer(keys_app, name="keys")
 
 
 def main() -> NoReturn:

@@ -33,6 +33,7 @@ def examine(settings: Settings) -> list[Finding]:
         _frame_log(settings),
         _disk(settings),
         _metrics(settings),
+        _security(settings),
         _segmenter(settings),
     ]
 
@@ -68,6 +69,20 @@ def _metrics(settings: Settings) -> Finding:
     taken = [port for port in ports if not _is_free(host, port)]
     text = f"taken: {taken}, others will be used" if taken else f"from {first} on are free"
     return Finding("metrics ports", not taken, text)
+
+
+def _security(settings: Settings) -> Finding:
+    from hrtem_stream.pipeline import stage_processes
+    from hrtem_stream.pipeline.security import check_access
+
+    try:
+        check_access(settings, {name for name, _ in stage_processes(settings)})
+    except SettingsError as error:
+        return Finding("security", False, str(error))
+    open_to_all = settings.security.insecure
+    if open_to_all != "nothing":
+        return Finding("security", True, f"{open_to_all} may leave this host unprotected, as told")
+    return Finding("security", True, "what leaves this host is encrypted, or asks for a token")
 
 
 def _segmenter(settings: Settings) -> Finding:

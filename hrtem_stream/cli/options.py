@@ -23,4 +23,7 @@ Workers = Annotated[int | None, typer.Option(help="Number of segment processes."
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, repeatable.")
 ]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", help="Let sockets and metrics leave this host unprotected.")
+]
 ConfigFile = Annotated[Path, typer.Argument(help="Settings file (TOML).")]

@@ -20,6 +20,7 @@ from hrtem_stream.cli.console import (
 from hrtem_stream.cli.options import (
     CodecOption,
     ConfigFile,
+    Insecure,
     Json,
     Overwrite,
     Paths,
@@ -76,10 +77,11 @@ def demo(
 def run(
     config: ConfigFile,
     settings_values: SetOption = None,
+    insecure: Insecure = False,
     as_json: Json = False,
 ) -> None:
     """Attach to the feed in CONFIG and archive what comes, until Ctrl-C."""
-    settings = settings_of(config, parse_values(settings_values))
+    settings = settings_of(config, {**_security(insecure), **parse_values(settings_values)})
     result = _run(settings, None)
     _exit_on_failure(result)
     reports = [report_of([path]) for path in result.archives]
@@ -96,11 +98,13 @@ def stage(
     config: ConfigFile,
     index: Annotated[int, typer.Option(min=0, help="Which segment worker.")] = 0,
     settings_values: SetOption = None,
+    insecure: Insecure = False,
 ) -> None:
     """Run one stage of the pipeline in this process, for several hosts or for debugging."""
     from hrtem_stream.pipeline import EXIT_ARCHIVE, EXIT_FAILURE, run_stage
 
-    code = run_stage(name, index, settings_of(config, parse_values(settings_values)))
+    settings = settings_of(config, {**_security(insecure), **parse_values(settings_values)})
+    code = run_stage(name, index, settings)
     raise typer.Exit(EXIT_FAILURE if code == EXIT_ARCHIVE else code)
 
 
@@ -180,6 +184,10 @@ def _run(settings: Settings, n_frames: int | None) -> SessionResult:
             )  # fmt: skip
 
         return run_session(settings, watch=watch)
+
+
+def _security(insecure: bool) -> dict[str, str]:
+    return {"security.insecure": "everything"} if insecure else {}
 
 
 def _parse_rate(rate: str) -> float | str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hrtem_stream.pipeline.security import make_feed_guard
 from hrtem_stream.settings import Settings
 
 
@@ -20,6 +21,7 @@ def make_feed(settings: Settings) -> Any:
             pattern=feed.native.pattern,
             bind=feed.native.bind,
             limits=FeedLimits(max_frame_bytes=int(feed.native.max_frame_mib * 2**20)),
+            guard=make_feed_guard(settings),
         )
     if feed.kind == "dectris":
         from hrtem_stream.sources.dectris import DectrisSource

@@ -23,6 +23,7 @@ from hrtem_stream.pipeline.names import (
     session_lock,
     stage_processes,
 )
+from hrtem_stream.pipeline.security import check_access
 from hrtem_stream.runtime.heart import read_beat
 from hrtem_stream.settings import Settings
 
@@ -70,10 +71,12 @@ def run_session(
     Raises
     ------
     SettingsError
-        The session runs already, or its output cannot be written.
+        The session runs already, would leave this host unprotected, or its output cannot be
+        written.
     """
     from hrtem_stream.runtime.supervisor import GaveUpError, Supervisor
 
+    check_access(settings, {name for name, _ in stage_processes(settings)})
     check_output(settings)
     _sweep()
     with session_lock(settings):

@@ -22,6 +22,7 @@ from hrtem_stream.pipeline.names import (
     process_name,
     stage_lock,
 )
+from hrtem_stream.pipeline.security import check_access, make_guard, metrics_token
 from hrtem_stream.pipeline.segmenter import make_segmenter
 from hrtem_stream.runtime.heart import Heart
 from hrtem_stream.runtime.log import set_up_logging
@@ -42,6 +43,7 @@ def run_stage(name: str, index: int, settings: Settings) -> int:
     runtime = settings.runtime_directory
     stop = StopRequest()
     try:
+        check_access(settings, [name])
         with stage_lock(runtime, name, index):
             heart = Heart(heart_path(runtime, name, index))
             meter = _start_meter(settings, name, index, heart)
@@ -71,13 +73,13 @@ def _run_ingest(
         make_context,
     )
 
-    context = make_context()
+    context, guard = make_context(), make_guard(settings)
     outbox = Publisher(
-        context, settings.endpoint("frames"), bind=True, high_water=HEADER_HIGH_WATER
+        context, settings.endpoint("frames"), bind=True, high_water=HEADER_HIGH_WATER, guard=guard
     )
     inbox = Subscriber(
         context, settings.endpoint("acknowledged"), bind=False, topics=[b""],
-        high_water=HEADER_HIGH_WATER,
+        high_water=HEADER_HIGH_WATER, guard=guard,
     )  # fmt: skip
     path = settings.frame_log_path
     log, logged = open_log(path, log_capacity(path, settings.frame_log.capacity_mib))
@@ -178,12 +180,15 @@ def _run_between(
     from hrtem_stream.transport.wire import decode, encode
 
     stage.warm_up()
-    context = make_context()
+    context, guard = make_context(), make_guard(settings)
     high_water = 4 * settings.ingest.window + 64
-    outbox = Publisher(context, settings.endpoint(give), bind=binds, high_water=high_water)
-    inbox = Subscriber(
-        context, settings.endpoint(take), bind=False, topics=topics, high_water=high_water
+    outbox = Publisher(
+        context, settings.endpoint(give), bind=binds, high_water=high_water, guard=guard
     )
+    inbox = Subscriber(
+        context, settings.endpoint(take), bind=False, topics=topics, high_water=high_water,
+        guard=guard,
+    )  # fmt: skip
     suspicions = Suspicions(
         settings.runtime_directory / f"{process_name(stage.name, index)}.suspects"
     )
@@ -207,17 +212,20 @@ def _run_sort(
         make_context,
     )
 
-    context = make_context()
+    context, guard = make_context(), make_guard(settings)
     high_water = 4 * settings.ingest.window + 64
     acknowledge = Publisher(
-        context, settings.endpoint("acknowledged"), bind=True, high_water=HEADER_HIGH_WATER
-    )
+        context, settings.endpoint("acknowledged"), bind=True, high_water=HEADER_HIGH_WATER,
+        guard=guard,
+    )  # fmt: skip
     tell = Publisher(
-        context, settings.endpoint("summaries"), bind=True, high_water=SUMMARY_HIGH_WATER
-    )
+        context, settings.endpoint("summaries"), bind=True, high_water=SUMMARY_HIGH_WATER,
+        guard=guard,
+    )  # fmt: skip
     inbox = Subscriber(
-        context, settings.endpoint("segmented"), bind=True, topics=[b""], high_water=high_water
-    )
+        context, settings.endpoint("segmented"), bind=True, topics=[b""], high_water=high_water,
+        guard=guard,
+    )  # fmt: skip
     Sort(
         series=SortedSeries(
             archive=settings.archive,
@@ -262,7 +270,7 @@ def _start_meter(settings: Settings, name: str, index: int, heart: Heart) -> Met
     if settings.metrics.enabled:
         first = settings.metrics.port
         port = first and first + METRICS_OFFSETS[name] + index
-        heart.metrics_port = meter.serve(settings.metrics.host, port)
+        heart.metrics_port = meter.serve(settings.metrics.host, port, token=metrics_token(settings))
     return meter
 
 

@@ -8,6 +8,7 @@ import platform
 import threading
 import time
 from collections.abc import Callable, Iterable
+from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from wsgiref.types import StartResponse, WSGIEnvironment
@@ -16,6 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make
 from prometheus_client.process_collector import ProcessCollector
 
 from hrtem_stream.messages import SegmentedFrame
+from hrtem_stream.runtime.access import behind_token
 from hrtem_stream.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -25,6 +27,8 @@ SECONDS_BUCKETS = (
 )  # fmt: skip
 RATIO_BUCKETS = tuple(step / 10 for step in range(11))
 HEALTHY_S = 10.0
+REQUEST_S = 5.0
+"""A visitor who has not asked by then is dropped."""
 
 
 class Meter:
@@ -103,16 +107,20 @@ class Meter:
         """Say that the loop turns, for `/healthz`."""
         self.beat_s = time.monotonic()
 
-    def serve(self, host: str, port: int) -> int:
-        """Open the metrics port in a thread; another free one if it is taken. Give the port."""
-        application = _with_health(make_wsgi_app(self.registry), self._is_healthy)
+    def serve(self, host: str, port: int, *, token: str | None = None) -> int:
+        """Open the metrics port in a thread; another free one if it is taken. Give the port.
+
+        With a token, `/metrics` asks for it; `/healthz` tells nothing but that the loop turns.
+        """
+        metrics = behind_token(make_wsgi_app(self.registry), token)
+        application = _with_health(metrics, self._is_healthy)
         try:
-            server = make_server(host, port, application, WSGIServer, _QuietHandler)
+            server = make_server(host, port, application, _Server, _QuietHandler)
         except OSError as error:
             logger.warning(
                 "metrics port %s:%d: %s; a free one is taken", host, port, error.strerror
             )
-            server = make_server(host, 0, application, WSGIServer, _QuietHandler)
+            server = make_server(host, 0, application, _Server, _QuietHandler)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         return int(server.server_port)
 
@@ -134,8 +142,16 @@ class Meter:
         return Counter(f"hrtem_{name}", text, ["stage", label], registry=self.registry)
 
 
+class _Server(ThreadingMixIn, WSGIServer):
+    """A thread for each request: a visitor who says nothing keeps nobody waiting."""
+
+    daemon_threads = True
+
+
 class _QuietHandler(WSGIRequestHandler):
     """A request handler that logs nothing."""
+
+    timeout = REQUEST_S
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing."""

@@ -30,6 +30,7 @@ from hrtem_stream.sources.dectris_wire import (
 from hrtem_stream.sources.feed_socket import FeedSocket
 from hrtem_stream.sources.native_wire import FeedLimits
 from hrtem_stream.sources.stack import damaged
+from hrtem_stream.transport.guard import OPEN
 
 FEED: Final = "dectris"
 DROPPED: Final = "dropped by the control unit"
@@ -101,6 +102,7 @@ class DectrisSource:
             max_parts=1,
             max_part_bytes=2 * self._limits.max_frame_bytes,
             n_buffered=n_buffered,
+            guard=OPEN,
         )
         self._pending: deque[FeedItem] = deque()
         self._series = _DetectorSeries()

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-import struct
-import time
-from typing import Final, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import zmq
 
 from hrtem_stream.errors import FeedError
 from hrtem_stream.messages import FeedReject
+from hrtem_stream.transport.guard import LOOPBACK_ONLY, Guard
+from hrtem_stream.transport.link import Link, prepare_for_network
 
 Pattern: TypeAlias = Literal["push", "pub"]
-
-_RETRY_WITHIN_S: Final = 0.5
-"""ZeroMQ says that it tries again within milliseconds of a disconnection."""
 
 
 class FeedSocket:
@@ -30,6 +27,7 @@ class FeedSocket:
         max_parts: int,
         max_part_bytes: int,
         n_buffered: int,
+        guard: Guard = LOOPBACK_ONLY,
     ) -> None:
         """Note where the feed is.
 
@@ -47,6 +45,8 @@ class FeedSocket:
             ZeroMQ closes the connection on a larger part, with all that waits in it.
         n_buffered
             Messages that ZeroMQ holds for us; with the frame's size, this bounds the memory.
+        guard
+            Says whether the socket may leave this host, and encrypts it.
         """
         self._endpoint = endpoint
         self._bind = bind
@@ -58,17 +58,14 @@ class FeedSocket:
         for option, value in (
             (zmq.LINGER, 0),
             (zmq.RCVHWM, n_buffered),
-            (zmq.RECONNECT_IVL, 20),
-            (zmq.RECONNECT_IVL_MAX, 1000),
-            # Notices a feed whose host went away, and connects again.
-            (zmq.HEARTBEAT_IVL, 2000),
-            (zmq.HEARTBEAT_TIMEOUT, 10000),
             (zmq.MAXMSGSIZE, max_part_bytes),
         ):
             self._socket.setsockopt(option, value)
+        prepare_for_network(self._socket)
         if pattern == "pub":
             self._socket.subscribe(b"")
-        self._link = _Link(self._socket)
+        self._guard = guard
+        self._link = Link(self._socket)
 
     @property
     def is_connected(self) -> bool:
@@ -83,7 +80,10 @@ class FeedSocket:
         FeedError
             When the endpoint is malformed, or cannot be bound. A feed that is not there is no
             error to ZeroMQ: `receive` then returns None and `is_connected` is False.
+        SettingsError
+            When the endpoint leaves this host and there are no keys.
         """
+        self._guard.secure(self._socket, self._endpoint, bind=self._bind)
         try:
             if self._bind:
                 self._socket.bind(self._endpoint)
@@ -118,6 +118,7 @@ class FeedSocket:
         """Close the socket; a second call does nothing."""
         self._link.close()
         self._socket.close()
+        self._guard.close()
 
     def _look_after_link(self) -> FeedReject | None:
         """Connect again where ZeroMQ has given up, which loses what was on its way."""
@@ -132,49 +133,3 @@ class FeedSocket:
                 "or speaks no ZeroMQ; connected again"
             ),
         )
-
-
-class _Link:
-    """Hears from ZeroMQ how the connection to the feed fares.
-
-    After a breach of protocol, and a part above MAXMSGSIZE is one, ZeroMQ never connects again:
-    there is then a disconnection without the retry that follows one otherwise.
-    """
-
-    def __init__(self, socket: zmq.Socket[bytes]) -> None:
-        self._socket = socket
-        self._monitor = socket.get_monitor_socket(
-            zmq.EVENT_HANDSHAKE_SUCCEEDED
-            | zmq.EVENT_DISCONNECTED
-            | zmq.EVENT_CONNECT_RETRIED
-            | zmq.EVENT_CONNECT_DELAYED
-            | zmq.EVENT_CONNECTED
-        )
-        self._n_connected = 0
-        self._broken_s = math.inf
-
-    @property
-    def is_connected(self) -> bool:
-        """Whether there is a connection, as of the last call of `is_given_up`."""
-        return self._n_connected > 0
-
-    def is_given_up(self) -> bool:
-        """Hear what happened, and say whether ZeroMQ has given up."""
-        while self._monitor.poll(0):
-            event, _ = struct.unpack("=hi", self._monitor.recv_multipart()[0])
-            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                self._n_connected += 1
-            elif event == zmq.EVENT_DISCONNECTED:
-                self._n_connected = max(0, self._n_connected - 1)
-            is_broken = event == zmq.EVENT_DISCONNECTED
-            self._broken_s = time.monotonic() if is_broken else math.inf
-        is_given_up = time.monotonic() - self._broken_s > _RETRY_WITHIN_S
-        if is_given_up:
-            self._broken_s = math.inf
-        return is_given_up
-
-    def close(self) -> None:
-        """Stop listening."""
-        if not self._socket.closed:
-            self._socket.disable_monitor()
-            self._monitor.close(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hrtem_stream.messages import FeedItem, FeedPosition, FeedReject
 from hrtem_stream.sources.feed_socket import FeedSocket, Pattern
 from hrtem_stream.sources.native_wire import FeedLimits, decode_feed_message
+from hrtem_stream.transport.guard import LOOPBACK_ONLY, Guard
 
 __all__ = ["FeedLimits", "NativeSource", "Pattern", "decode_feed_message"]
 
@@ -20,6 +21,7 @@ class NativeSource:
         bind: bool = False,
         limits: FeedLimits | None = None,
         n_buffered: int = 64,
+        guard: Guard = LOOPBACK_ONLY,
     ) -> None:
         """Note where the feed is.
 
@@ -35,6 +37,8 @@ class NativeSource:
             Largest message accepted.
         n_buffered
             Messages that ZeroMQ holds for us; with the frame's size, this bounds the memory.
+        guard
+            Says whether the socket may leave this host, and encrypts it.
         """
         self.can_wait = pattern == "push"
         self._limits = limits or FeedLimits()
@@ -46,6 +50,7 @@ class NativeSource:
             # What is only a little too large is refused politely, by `decode_feed_message`.
             max_part_bytes=2 * self._limits.max_frame_bytes,
             n_buffered=n_buffered,
+            guard=guard,
         )
 
     @property
@@ -60,6 +65,8 @@ class NativeSource:
         ------
         FeedError
             When the endpoint is malformed, or cannot be bound.
+        SettingsError
+            When the endpoint leaves this host and there are no keys.
         """
         self._socket.open()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,17 +10,26 @@ from typing import Any
 
 import zmq
 
+from hrtem_stream.addresses import leaves_host
 from hrtem_stream.errors import SettingsError
-from hrtem_stream.transport.wire import Part
+from hrtem_stream.transport.guard import LOOPBACK_ONLY, Guard
+from hrtem_stream.transport.link import RECONNECT_MS, Link, prepare_for_network
+from hrtem_stream.transport.wire import MAX_SIDE, Part
+
+logger = logging.getLogger(__name__)
 
 HEADER_HIGH_WATER = 8192
 SUMMARY_HIGH_WATER = 128
 """Four flushes of `sort`, each of which tells up to 32 frames at once: a watcher that keeps up
 misses none, and one that stands still costs 10 MiB."""
-RECONNECT_MS = 20
 COPY_BELOW_BYTES = 1 << 20
 """Below this size a copy costs less than pyzmq's thread that frees what was sent without one."""
 MAX_MESSAGE_BYTES = 64 << 20
+"""Of a part, where working images are the largest."""
+MAX_PIXEL_BYTES = MAX_SIDE * MAX_SIDE * 8
+"""Of a part, where the pixels of a frame travel, too."""
+MAX_SUBSCRIPTION_BYTES = 1024
+"""Of what a subscriber may say to a publisher."""
 
 
 class Publisher:
@@ -34,20 +44,31 @@ class Publisher:
     high_water
         Messages buffered for each subscriber. It must lie above the window: then PUB never has a
         reason to drop.
+    guard
+        Says whether the socket may leave this host, and encrypts it.
     """
 
     def __init__(
-        self, context: zmq.Context[Any], endpoint: str, *, bind: bool, high_water: int
+        self,
+        context: zmq.Context[Any],
+        endpoint: str,
+        *,
+        bind: bool,
+        high_water: int,
+        guard: Guard = LOOPBACK_ONLY,
     ) -> None:
         self._socket = _socket(context, zmq.PUB, high_water)
-        _attach(self._socket, endpoint, bind=bind)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_SUBSCRIPTION_BYTES)
+        self._line = _Line(self._socket, endpoint, bind=bind, guard=guard)
 
     def send(self, parts: Sequence[Part]) -> None:
         """Send a message; never blocks."""
+        self._line.mend()
         self._socket.send_multipart(parts, copy=sum(map(len, parts)) < COPY_BELOW_BYTES)
 
     def close(self) -> None:
         """Close the socket; what is not on its way yet is dropped (the log has it)."""
+        self._line.close()
         self._socket.close()
 
 
@@ -58,6 +79,10 @@ class Subscriber:
     ----------
     topics
         Beginnings of the topics to hear; an empty one hears everything.
+    guard
+        Says whether the socket may leave this host, and encrypts it.
+    max_part_bytes
+        The connection breaks on a larger part, before anything is allocated for it.
     """
 
     def __init__(
@@ -68,12 +93,14 @@ class Subscriber:
         bind: bool,
         topics: Sequence[bytes],
         high_water: int,
+        guard: Guard = LOOPBACK_ONLY,
+        max_part_bytes: int = MAX_MESSAGE_BYTES,
     ) -> None:
         self._socket = _socket(context, zmq.SUB, high_water)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, max_part_bytes)
         for beginning in topics:
             self._socket.subscribe(beginning)
-        _attach(self._socket, endpoint, bind=bind)
+        self._line = _Line(self._socket, endpoint, bind=bind, guard=guard)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
 
@@ -83,6 +110,7 @@ class Subscriber:
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until there may be something to receive; tell whether there is."""
+        self._line.mend()
         return bool(self._poller.poll(max(0, round(timeout_s * 1000))))
 
     def receive(self) -> list[Part] | None:
@@ -95,7 +123,35 @@ class Subscriber:
 
     def close(self) -> None:
         """Close the socket."""
+        self._line.close()
         self._socket.close()
+
+
+class _Line:
+    """A socket's one endpoint, watched over where it connects over a network."""
+
+    def __init__(self, socket: zmq.Socket[Any], endpoint: str, *, bind: bool, guard: Guard) -> None:
+        self._endpoint = endpoint
+        self._link: Link | None = None
+        try:
+            guard.secure(socket, endpoint, bind=bind)
+            if leaves_host(endpoint):
+                prepare_for_network(socket)
+            if endpoint.startswith("tcp://") and not bind:
+                self._link = Link(socket)
+            _attach(socket, endpoint, bind=bind)
+        except SettingsError:
+            self.close()
+            socket.close()
+            raise
+
+    def mend(self) -> None:
+        if self._link is not None and self._link.mend(self._endpoint):
+            logger.warning("%s: connected again", self._endpoint)
+
+    def close(self) -> None:
+        if self._link is not None:
+            self._link.close()
 
 
 def make_context() -> zmq.Context[Any]:

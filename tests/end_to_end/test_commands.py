@@ -139,3 +139,31 @@ def test_config_show_tells_values_and_origins(tmp_path: Path) -> None:
 def test_doctor_looks_at_the_machine() -> None:
     report = json.loads(call("doctor", "--json").stdout)
     assert {"processors", "frame log", "disk", "metrics ports"} <= set(report["checks"])
+
+
+def test_a_session_does_not_leave_the_host_without_keys(tmp_path: Path) -> None:
+    config = tmp_path / "open.toml"
+    config.write_text(
+        f"[endpoints]\nsummaries = 'tcp://0.0.0.0:0'\n[security]\ndirectory = '{tmp_path}/keys'\n"
+    )
+    refused = call("run", config)
+    assert refused.returncode == 2
+    assert "tcp://0.0.0.0:0 leaves this host" in refused.stderr
+    assert "hrtem-stream keys generate" in refused.stderr
+    assert "--insecure" in refused.stderr
+    doubted = call("doctor", config, "--json")
+    assert not json.loads(doubted.stdout)["checks"]["security"]["ok"]
+
+
+def test_keys_are_made_shown_allowed_and_forgotten(tmp_path: Path) -> None:
+    config = tmp_path / "keys.toml"
+    config.write_text(f"[security]\ndirectory = '{tmp_path}/keys'\n")
+    public = call("keys", "generate", "--config", config).stdout.strip()
+    assert call("keys", "generate", "--config", config).returncode == 2
+    assert call("keys", "allow", "gpu", public, "--config", config).returncode == 0
+    shown = call_json("keys", "show", "--config", config)
+    assert shown == {"folder": f"{tmp_path}/keys", "public": public, "allowed": {"gpu": public}}
+    assert call("keys", "forget", "gpu", "--config", config).returncode == 0
+    assert call_json("keys", "show", "--config", config)["allowed"] == {}
+    token = call("keys", "show", "--token", "--config", config).stdout.strip()
+    assert (tmp_path / "keys" / "token").read_text().strip() == token
