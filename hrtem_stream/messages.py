@@ -118,6 +118,8 @@ class FeedPosition:
 
     series: str
     next_sequence: int
+    n_expected: int | None = None
+    """Number of frames that the series' start announced."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

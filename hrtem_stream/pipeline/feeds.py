@@ -32,6 +32,13 @@ def make_feed(settings: Settings) -> Any:
             limits=FeedLimits(max_frame_bytes=int(feed.dectris.max_frame_mib * 2**20)),
             dropped=_dropped_counter(feed.dectris.control),
         )
+    if feed.kind == "merlin":
+        from hrtem_stream.sources.merlin import MerlinSource
+
+        return MerlinSource(
+            feed.merlin.endpoint,
+            limits=FeedLimits(max_frame_bytes=int(feed.merlin.max_frame_mib * 2**20)),
+        )
     if feed.kind == "replay":
         from hrtem_stream.sources.replay import ReplaySource
 

@@ -132,7 +132,11 @@ class SeriesAccount:
         """Say where a feed that can be read again is to be taken up."""
         if self._series is None:
             return None
-        return FeedPosition(series=self._series.start.series, next_sequence=self._series.expected)
+        return FeedPosition(
+            series=self._series.start.series,
+            next_sequence=self._series.expected,
+            n_expected=self._series.start.n_expected,
+        )
 
     def begin(self, start: SeriesStart, now_ns: int) -> list[Entry]:
         """Begin a series, ending the present one if the feed did not."""

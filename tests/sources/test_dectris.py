@@ -14,11 +14,10 @@ from hrtem_stream.messages import (
     FeedGap,
     FeedItem,
     FeedPosition,
-    FeedReject,
     SeriesEnd,
     SeriesStart,
 )
-from hrtem_stream.stages.account import SeriesAccount
+from tests.sources.series_account import account_for
 
 pytest.importorskip("cbor2")
 pytest.importorskip("dectris.compression")
@@ -80,31 +79,6 @@ def receive(
 
 def frames(items: list[FeedItem]) -> list[FeedFrame]:
     return [item for item in items if isinstance(item, FeedFrame)]
-
-
-def account_for(items: list[FeedItem]) -> list[tuple[int, int, int, str]]:
-    """Give for each series: received, archived, lost, and why it ended."""
-    account = SeriesAccount(default_series="x", feed="dectris", late_frames=16)
-    found = []
-    entries: list[Any] = []
-    for item in items:
-        match item:
-            case SeriesStart():
-                entries += account.begin(item, 1)
-            case FeedFrame():
-                entries += account.take(item, 1)
-            case FeedGap():
-                entries += account.miss(item, 1)
-            case FeedReject():
-                account.reject(item)
-            case SeriesEnd():
-                entries += account.end(item)
-    for entry in entries:
-        if isinstance(entry.record, SeriesEnd):
-            end = entry.record
-            n_lost = end.n_received - end.n_archived
-            found.append((end.n_received, end.n_archived, n_lost, end.reason))
-    return found
 
 
 def test_a_series_comes_with_its_start_and_end(endpoint: str) -> None:
