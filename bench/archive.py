@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -76,10 +77,8 @@ def main() -> None:
         line += f"  ratio {encoded.raw_bytes / encoded.stored_bytes:.3f}"
         if codec != "none":
             compressor = ChunkCompressor(codec, dtype=flat.dtype, n_values=flat.size)
-            alone, middle = thread_times(
-                lambda c=compressor: c.compress(flat.reshape(-1)),
-                16,  # type: ignore[misc]
-            )
+            values = flat.reshape(-1)
+            alone, middle = thread_times(partial(compressor.compress, values), 16)
             line += f"  compressor alone {megabytes / alone:6.0f} ({megabytes / middle:6.0f})"
         print(line)
         with tempfile.TemporaryDirectory() as folder:
