@@ -44,6 +44,8 @@ Encoded: TypeAlias = EncodedFrame | SetAsideFrame
 
 STATE_INTERVAL_S = 0.1
 STATUS_INTERVAL_S = 1.0
+IDLE_FLUSH_S = 0.005
+"""Least time between two flushes of a stage that waits for frames."""
 RETRY_S = 1.0
 IMAGE_WAIT_S = 2.0
 MESSAGES_A_TURN = 64
@@ -94,7 +96,7 @@ class Sort:
     window
         Of `ingest`: what is held must not grow so far without a flush.
     flush_frames, flush_s
-        A flush follows after so many frames, or so long.
+        A flush follows after so many frames, or so long, or when no frame is being encoded.
     full_disk_wait_s
         How long a full disk is waited for.
     """
@@ -183,7 +185,8 @@ class Sort:
         if self._full_since_s is not None:
             due_s.append(self._retry_at_s)
         elif self._next_is_ready():
-            due_s.append(self._flushed_s + self._flush_s)
+            interval_s = IDLE_FLUSH_S if self._is_idle() else self._flush_s
+            due_s.append(self._flushed_s + interval_s)
         return max(0.0, min(due_s) - now_s)
 
     def _clear_wake(self) -> None:
@@ -267,6 +270,7 @@ class Sort:
         is_due = (
             len(ready) >= self._flush_frames
             or now_s - self._flushed_s >= self._flush_s
+            or (self._is_idle() and now_s - self._flushed_s >= IDLE_FLUSH_S)
             or self._is_marked
             or any(isinstance(held.message, ControlRecord) for held in ready)
         )
@@ -277,6 +281,10 @@ class Sort:
         self._meter.stage_seconds.observe(time.perf_counter() - began)
         self._flushed_s = self._clock()
         return n_settled > 0
+
+    def _is_idle(self) -> bool:
+        """Tell whether nothing is being encoded: then there is time to flush what is ready."""
+        return all(held.is_ready() for held in self._held.values())
 
     def _ready(self) -> list[_Held]:
         """List what is next in order and ready, at most one flush."""

@@ -472,3 +472,13 @@ def test_a_frame_that_cannot_be_read_in_the_log_is_asked_for_again(bench: Bench)
     bench.inbox.messages.append(parts)
     bench.send(bench.end(1))
     bench.turn_until(lambda: (bench.folder / "s.nxs").exists())
+
+
+def test_a_frame_that_comes_alone_does_not_wait_for_others(bench: Bench) -> None:
+    bench.sort._flush_s = 60.0
+    bench.send(bench.start(), bench.frame(0))
+    bench.turn_until(
+        lambda: bench.acknowledge.sent != [] and bench.acknowledge.state.base == 2, 5.0
+    )
+    bench.send(bench.frame(1))
+    bench.turn_until(lambda: bench.acknowledge.state.base == 3, 5.0)
