@@ -32,7 +32,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/developed: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[unet,dev,viewers,dectris,direct-electron]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[unet,dev,viewers,dectris,direct-electron,formats]"
 	touch $@
 
 clean:

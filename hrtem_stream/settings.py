@@ -137,12 +137,48 @@ class DirectElectronFeedSettings(Table):
     """Largest movie buffer that is accepted, in MiB."""
 
 
+class FolderFeedSettings(Table):
+    """Files that appear in a folder while a session runs."""
+
+    path: str = ""
+    """The folder."""
+    patterns: tuple[str, ...] = ()
+    """Names of files that count, such as `*.dm4`; empty: every kind that can hold frames."""
+    recursive: bool = False
+    """Whether folders in it count, too; each is then a series of its own."""
+    existing: bool = True
+    """Whether files count that were there before the session."""
+    settle_s: float = Field(1.0, ge=0.05, le=3600)
+    """A file counts when it has not changed for so long, in seconds."""
+    give_up_s: float = Field(30.0, ge=0.1, le=86400)
+    """A file that cannot be read, is empty, locked or gone is tried for so long, in seconds."""
+    end_after_s: float = Field(600.0, ge=0, le=1e6)
+    """A series ends when no file came for so long, in seconds; 0: never."""
+    poll_s: float = Field(1.0, ge=0.05, le=3600)
+    """How often the folder is looked through, whatever the file system reports, in seconds."""
+    polling: Literal["auto", "always"] = "auto"
+    """auto: the file system reports changes at once, except on network drives."""
+
+
+class CalibrationSettings(Table):
+    """What the user states of the exposure: it goes before what the feed says; 0: not stated."""
+
+    pixel_size_nm: float = Field(0.0, ge=0, le=1000)
+    """Side of a pixel on the specimen, in nm."""
+    exposure_s: float = Field(0.0, ge=0, le=1e5)
+    """Exposure of a frame, in seconds."""
+    dose_e_per_nm2: float = Field(0.0, ge=0, le=1e12)
+    """Dose of a frame, in electrons per nm²."""
+    voltage_kv: float = Field(0.0, ge=0, le=3000)
+    """Acceleration voltage, in kV."""
+
+
 class FeedSettings(Table):
     """Where frames come from."""
 
-    kind: Literal["native", "dectris", "merlin", "direct_electron", "replay", "simulated"] = (
-        "simulated"
-    )
+    kind: Literal[
+        "native", "dectris", "merlin", "direct_electron", "folder", "replay", "simulated"
+    ] = "simulated"
     """Which of the tables below is used."""
     series: str = Field("series", min_length=1, max_length=128)
     """Name of the series where the feed gives none."""
@@ -152,6 +188,8 @@ class FeedSettings(Table):
     direct_electron: DirectElectronFeedSettings = DirectElectronFeedSettings()
     replay: ReplayFeedSettings = ReplayFeedSettings()
     simulated: SimulatedFeedSettings = SimulatedFeedSettings()
+    folder: FolderFeedSettings = FolderFeedSettings()
+    calibration: CalibrationSettings = CalibrationSettings()
 
     @model_validator(mode="before")
     @classmethod
@@ -159,12 +197,18 @@ class FeedSettings(Table):
         """Take `feed = "KIND"` and `feed = "KIND ENDPOINT"` for a table."""
         return feed_of_line(values) if isinstance(values, str) else values
 
+    @model_validator(mode="after")
+    def _a_folder_has_a_path(self) -> FeedSettings:
+        if self.kind == "folder" and not self.folder.path:
+            raise ValueError("feed.folder.path must name the folder to watch")
+        return self
+
     @property
     def is_live(self) -> bool:
         """Whether further series may come, and what is not taken now is gone."""
         if self.kind == "direct_electron":
             return not self.direct_electron.start
-        return self.kind in ("native", "dectris", "merlin")
+        return self.kind in ("native", "dectris", "merlin", "folder")
 
 
 class FrameLogSettings(Table):
@@ -486,7 +530,8 @@ def read_toml(path: Path) -> dict[str, Any]:
 def feed_of_line(line: str) -> dict[str, Any]:
     """Make the table of a feed from one line, such as `dectris tcp://detector:31001`."""
     kind, _, endpoint = line.strip().partition(" ")
-    return {"kind": kind, kind: {"endpoint": endpoint.strip()}} if endpoint else {"kind": kind}
+    where = "path" if kind == "folder" else "endpoint"
+    return {"kind": kind, kind: {where: endpoint.strip()}} if endpoint else {"kind": kind}
 
 
 def known_keys(model: type[BaseModel] = Settings, prefix: str = "") -> list[str]:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from hrtem_stream.errors import ArchiveError
+from hrtem_stream.messages import Calibration
 from hrtem_stream.pipeline.security import make_feed_guard
 from hrtem_stream.settings import Settings
 
 
 def make_feed(settings: Settings) -> Any:
-    """Make the source of frames that the settings name."""
+    """Make the source of frames that the settings name, with the calibration that they state."""
+    from hrtem_stream.sources.calibrated import CalibratedSource
+
+    given = {name: value or None for name, value in settings.feed.calibration.model_dump().items()}
+    return CalibratedSource(_make_source(settings), settings=Calibration(**given))
+
+
+def _make_source(settings: Settings) -> Any:
     from hrtem_stream.sources.native_wire import FeedLimits
 
     feed = settings.feed
@@ -39,6 +49,8 @@ def make_feed(settings: Settings) -> Any:
             feed.merlin.endpoint,
             limits=FeedLimits(max_frame_bytes=int(feed.merlin.max_frame_mib * 2**20)),
         )
+    if feed.kind == "folder":
+        return _watched_folder(settings)
     if feed.kind == "replay":
         from hrtem_stream.sources.replay import ReplaySource
 
@@ -66,3 +78,40 @@ def _dropped_counter(control: str) -> Any:
     from hrtem_stream.sources.dectris_control import ControlUnit
 
     return ControlUnit(control)
+
+
+def _watched_folder(settings: Settings) -> Any:
+    """Make the source of a watched folder, whose state lies beside the archives."""
+    from hrtem_stream.sources.folder import FolderRules, FolderSource
+
+    archive, folder = settings.archive, settings.feed.folder
+    beside = Path(archive.file).parent if archive.file else Path(archive.directory)
+    return FolderSource(
+        Path(folder.path),
+        rules=FolderRules(**folder.model_dump(exclude={"path"})),
+        state=beside / f"{settings.session.name}.folder.jsonl",
+        seen_mark=settings.runtime_directory / "folder-seen",
+        archived=lambda series: n_accounted(beside, series),
+    )
+
+
+def n_accounted(folder: Path, series: str) -> int:
+    """Return the sequence number after the last frame that the archives of a series account for.
+
+    0 where there is no archive of the series, or none that can be read.
+    """
+    from hrtem_stream.archive.reader import open_archive
+
+    following = 0
+    for path in folder.glob("*.nxs*"):
+        try:
+            with open_archive(path) as archive:
+                if archive.header.start.series != series:
+                    continue
+                sequences = [int(number) for number in archive.score("sequence")]
+                losses = archive.ledger.losses
+        except ArchiveError:
+            continue
+        ends = [loss.first + loss.n_frames for loss in losses]
+        following = max([following, *(number + 1 for number in sequences), *ends])
+    return following

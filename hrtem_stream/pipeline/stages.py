@@ -107,7 +107,8 @@ def _run_ingest(
         heart=heart,
         stop=stop,
         mark_interval_s=settings.ingest.mark_interval_s,
-        idle_end_s=settings.ingest.idle_end_s,
+        # A watched folder knows itself when nothing more is to be expected.
+        idle_end_s=0.0 if settings.feed.kind == "folder" else settings.ingest.idle_end_s,
         first_item_s=settings.ingest.first_item_s,
         finished_mark=(
             None if settings.feed.is_live else settings.runtime_directory / "feed-finished"

@@ -13,7 +13,7 @@ from typing import IO, Any, Final, NamedTuple
 import numpy as np
 
 from hrtem_stream.errors import FeedError, FrameError
-from hrtem_stream.messages import Calibration
+from hrtem_stream.sources.calibration import Stated, square_pixel, stated
 from hrtem_stream.sources.stack import (
     FramePixels,
     FrameStack,
@@ -26,6 +26,8 @@ from hrtem_stream.sources.stack import (
     supported,
 )
 
+_DAYS_1970: Final = 25_569
+"""1970 in days since 1899-12-30, as FEI counts."""
 _MEMBER: Final = "images.npy"
 _MAX_NPY_HEADER: Final = 10_000
 _HEADER_ERRORS: Final = (EOFError, SyntaxError, TypeError, ValueError, tokenize.TokenError)
@@ -99,6 +101,37 @@ def mrc_stack(path: Path) -> FrameStack:
     FrameError
         When the file is no MRC.
     """
+    mrc = _mrc_header(path)
+    n, M, N = mrc.shape
+    return _mrc_frames(path, mrc, shape=(M, N) if n == 1 else (n, M, N))
+
+
+def growing_mrc_stack(path: Path) -> FrameStack:
+    """Describe the complete frames of an MRC stack that is still being written.
+
+    Its header may say how many there will be, how many there were, or nothing.
+
+    Raises
+    ------
+    FeedError, FrameError
+        As `mrc_stack`.
+    """
+    mrc = _mrc_header(path)
+    _, M, N = mrc.shape
+    n_frame_bytes = max(1, M * N * mrc.dtype.itemsize)
+    n_complete = max(0, path.stat().st_size - mrc.offset) // n_frame_bytes
+    return _mrc_frames(path, mrc, shape=(n_complete, M, N))
+
+
+class _Mrc(NamedTuple):
+    shape: tuple[int, int, int]
+    dtype: np.dtype[Any]
+    offset: int
+    said: Stated
+    times_ns: list[int]
+
+
+def _mrc_header(path: Path) -> _Mrc:
     import mrcfile
 
     try:
@@ -109,19 +142,28 @@ def mrc_stack(path: Path) -> FrameStack:
             if not bytes(header.map).startswith(b"MAP"):
                 raise FrameError(f"cannot read {path.name}: it is no MRC")
             dtype = mrcfile.utils.data_dtype_from_header(header)
-            shape = tuple(int(header[axis]) for axis in ("nz", "ny", "nx"))
+            n, M, N = (int(header[axis]) for axis in ("nz", "ny", "nx"))
             offset = 1024 + int(header.nsymbt)
             voxel_nm = [float(mrc.voxel_size[axis]) / 10 for axis in ("x", "y")]
+            is_fei = bytes(header.exttyp) in (b"FEI1", b"FEI2")
+            sections = mrc.indexed_extended_header if is_fei else None
+            said, times_ns = _mrc_calibration(voxel_nm, sections)
     except (ValueError, KeyError) as error:
         raise FrameError(f"cannot read {path.name}: {error}") from error
     if dtype.kind not in "iuf":
         raise FeedError(f"{path}: MRC mode must be 0, 1, 2, 6 or 12, got {header.mode}")
+    return _Mrc((n, M, N), dtype, offset, said, times_ns)
+
+
+def _mrc_frames(path: Path, mrc: _Mrc, *, shape: tuple[int, ...]) -> FrameStack:
     return raw_stack(
         path,
-        offset=offset,
-        shape=shape[1:] if shape[0] == 1 else shape,
-        dtype=dtype,
-        calibration=_mrc_calibration(voxel_nm),
+        offset=mrc.offset,
+        shape=shape,
+        dtype=mrc.dtype,
+        calibration=mrc.said.calibration,
+        notes=mrc.said.notes,
+        acquired_ns=lambda index: mrc.times_ns[index] if index < len(mrc.times_ns) else 0,
     )
 
 
@@ -157,10 +199,35 @@ def _read_member(member: IO[bytes], index: int, *, layout: _Layout, path: Path) 
     return supported(received.view(layout.dtype).reshape(layout.shape[-2:]))
 
 
-def _mrc_calibration(voxel_nm: list[float]) -> Calibration:
-    """Return the pixel size; 0 and exactly 1 Å are what writers put when they do not know."""
+def _mrc_calibration(voxel_nm: list[float], sections: Any) -> tuple[Stated, list[int]]:
+    """Return the calibration, and the time of each section in ns since 1970 where it is known.
+
+    0 and exactly 1 Å are what writers put when they do not know the pixel size. FEI's extended
+    header has one record a section, with lengths in m, dose in electrons per m², and days since
+    1899-12-30 as time, which is local time and taken for UTC.
+    """
     horizontal, vertical = voxel_nm
     is_stated = horizontal > 0 and abs(horizontal - 0.1) > 1e-9
-    if not is_stated or abs(horizontal - vertical) > 1e-4 * horizontal:
-        return Calibration()
-    return Calibration(pixel_size_nm=horizontal)
+    size, note = square_pixel(horizontal, vertical, unit="nm") if is_stated else (None, "")
+    notes = [note] if note else []
+    if sections is None or sections.dtype.names is None or len(sections) == 0:
+        return stated(pixel_size_nm=size, notes=notes), []
+    first = sections[0]
+    fei_size, fei_note = square_pixel(
+        float(first["Pixel size X"]), float(first["Pixel size Y"]), unit="m"
+    )
+    if fei_note:
+        notes.append(fei_note)
+    days = np.asarray(sections["Timestamp"], np.float64)
+    is_date = np.isfinite(days) & (days > _DAYS_1970) & (days < 2 * _DAYS_1970)
+    if np.any(is_date):
+        notes.append("times of acquisition are without a zone and taken for UTC")
+    times_ns = np.where(is_date, (days - _DAYS_1970) * 86_400e9, 0)
+    said = stated(
+        pixel_size_nm=fei_size or size,
+        exposure_s=float(first["Integration time"]),
+        dose_e_per_nm2=float(first["Dose"]) * 1e-18,
+        voltage_kv=float(first["HT"]) / 1000,
+        notes=notes,
+    )
+    return said, [int(time_ns) for time_ns in times_ns]

@@ -1,8 +1,9 @@
 """Recorded frames: from paths to frames in order, whatever files they are in.
 
-A path is a folder of PNG and TIFF files, taken in order of name; a PNG or TIFF; an .npy; an .npz
-with `images`; an MRC; or an HDF5 or NeXus file, with `::/path/to/dataset` if need be. Several paths
-follow each other. `NAME_LABEL.png` beside `NAME.png` is a label and no frame.
+A path is a folder of images, taken in order of name; a PNG or TIFF; an .npy; an .npz with `images`;
+an MRC; an HDF5, NeXus or EMD file, with `::/path/to/dataset` if need be; a DM3, DM4, SER or TVIPS.
+Several paths follow each other. `NAME_LABEL.png` beside `NAME.png` is a label and no frame; the
+files of frames of a DECTRIS master are read through it.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from numpy.typing import NDArray
 from hrtem_stream.errors import FeedError
 from hrtem_stream.messages import Calibration
 from hrtem_stream.sources.array_files import mrc_stack, npy_stack, npz_stack
+from hrtem_stream.sources.calibration import common
 from hrtem_stream.sources.hdf5_files import hdf5_stack
 from hrtem_stream.sources.image_files import png_stack, tiff_stack
+from hrtem_stream.sources.rsciio_files import RSCIIO_MODULES, rsciio_stack
 from hrtem_stream.sources.stack import (
     DECODE_ERRORS,
     FramePixels,
@@ -32,8 +35,8 @@ from hrtem_stream.sources.stack import (
 )
 
 HDF5_SUFFIXES: Final = (".h5", ".hdf5", ".nxs", ".nx", ".hdf", ".emd", ".he5", ".part")
-IMAGE_SUFFIXES: Final = (".png", ".tif", ".tiff")
 _STACKS: Final = {
+    **dict.fromkeys(RSCIIO_MODULES, rsciio_stack),
     ".png": png_stack,
     ".tif": tiff_stack,
     ".tiff": tiff_stack,
@@ -42,6 +45,10 @@ _STACKS: Final = {
     ".mrc": mrc_stack,
     ".mrcs": mrc_stack,
 }
+IMAGE_SUFFIXES: Final = (".png", ".tif", ".tiff", ".mrc", ".emd", *RSCIIO_MODULES)
+"""Files that a folder of frames may consist of."""
+FRAME_SUFFIXES: Final = (*_STACKS, *HDF5_SUFFIXES)
+"""All endings of files that can hold frames."""
 _LABEL: Final = "_LABEL"
 
 FramePath: TypeAlias = str | Path
@@ -87,9 +94,15 @@ class FrameFiles:
 
     @property
     def calibration(self) -> Calibration:
-        """What all files state alike, else nothing."""
-        stated = {stack.calibration for stack in self._stacks}
-        return stated.pop() if len(stated) == 1 else Calibration()
+        """What all files state alike."""
+        return common([stack.calibration for stack in self._stacks]).calibration
+
+    @property
+    def calibration_notes(self) -> tuple[str, ...]:
+        """What has to be said of it: where files differ, or state what cannot be."""
+        disagreements = common([stack.calibration for stack in self._stacks]).notes
+        told = (note for stack in self._stacks for note in stack.notes)
+        return tuple(dict.fromkeys((*told, *disagreements)))
 
     def acquired_ns(self, index: int) -> int:
         """Return when a frame was acquired, in nanoseconds since 1970; 0 when not known."""
@@ -207,26 +220,38 @@ def _stacks_of(text: str) -> list[FrameStack]:
     if path.is_dir():
         images = _images_of(path)
         if not images:
-            raise FeedError(f"{path}: has no PNG or TIFF file")
-        return [_image_of_folder(image) for image in images]
+            known = " ".join(IMAGE_SUFFIXES)
+            raise FeedError(f"{path}: has no file that ends with one of {known}")
+        return [frame_stack(image) for image in images]
     if not path.exists():
         raise FeedError(f"{path}: does not exist")
-    suffix = path.suffix.lower()
-    if suffix not in _STACKS and suffix not in HDF5_SUFFIXES:
-        known = " ".join((*_STACKS, *HDF5_SUFFIXES))
+    if path.suffix.lower() not in FRAME_SUFFIXES:
+        known = " ".join(FRAME_SUFFIXES)
         raise FeedError(f"{path}: must be a folder or end with one of {known}")
     try:
-        if suffix in HDF5_SUFFIXES:
-            return [hdf5_stack(path, dataset=dataset)]
-        return [_STACKS[suffix](path)]
+        return [describe(path, dataset=dataset)]
     except DECODE_ERRORS as error:
         return [damaged_stack(path, fault=str(error))]
 
 
-def _image_of_folder(path: Path) -> FrameStack:
-    """Describe a file of a folder; one that is unlike the rest is a fault, not the end."""
+def describe(path: Path, *, dataset: str = "") -> FrameStack:
+    """Describe the frames of one file of a known ending.
+
+    Raises
+    ------
+    FeedError
+        When it can be read, and what it holds can be no frames; or an extra is missing.
+    FrameError, OSError, ValueError, ...
+        One of `DECODE_ERRORS` when it cannot be read.
+    """
+    suffix = path.suffix.lower()
+    return hdf5_stack(path, dataset=dataset) if suffix in HDF5_SUFFIXES else _STACKS[suffix](path)
+
+
+def frame_stack(path: Path) -> FrameStack:
+    """Describe a file among others; one that cannot be used is a fault, not the end."""
     try:
-        return _STACKS[path.suffix.lower()](path)
+        return describe(path)
     except (*DECODE_ERRORS, FeedError) as error:
         return damaged_stack(path, fault=str(error))
 
@@ -238,10 +263,11 @@ def _images_of(folder: Path) -> list[Path]:
         if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and path.name[0] != "."
     ]
     names = {path.name for path in images}
-    return sorted(path for path in images if not _is_label(path, names=names))
+    return sorted(path for path in images if not is_label(path, names=names))
 
 
-def _is_label(path: Path, *, names: set[str]) -> bool:
+def is_label(path: Path, *, names: set[str]) -> bool:
+    """Tell whether a file is a label: `NAME_LABEL.png` where there is a `NAME.png` beside it."""
     if not path.stem.endswith(_LABEL):
         return False
     return path.stem.removesuffix(_LABEL) + path.suffix in names

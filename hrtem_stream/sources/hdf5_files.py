@@ -1,7 +1,8 @@
 """HDF5 and NeXus.
 
-A dataset is named behind two colons, `F.h5::/path/to/dataset`. Without a name it is the default
-signal of the NeXus file, else the largest dataset that can be frames.
+A dataset is named behind two colons, `F.h5::/path/to/dataset`. Without a name it is the image of an
+EMD file, the data of a DECTRIS master file, the default signal of a NeXus file, else the largest
+dataset that can be frames.
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from hrtem_stream.errors import FeedError, FrameError
+from hrtem_stream.messages import Calibration
 from hrtem_stream.sources.archive_files import archive_stack, is_archive
+from hrtem_stream.sources.calibration import Stated, square_pixel, stated
+from hrtem_stream.sources.dectris_files import dectris_stack
+from hrtem_stream.sources.emd_files import emd_stack
 from hrtem_stream.sources.stack import (
     DECODE_ERRORS,
     FramePixels,
@@ -57,7 +62,11 @@ def hdf5_stack(path: Path, *, dataset: str) -> FrameStack:
         return archive_stack(path)
     _register_codecs()
     with _opened(path) as file:
+        known = None if dataset else emd_stack(path, file) or dectris_stack(path, file)
+        if known is not None:
+            return known
         frames = _dataset(file, path=path, dataset=dataset)
+        said = _calibration(frames)
         n_frames, _ = stack_shape(frames.shape, path=path)
         place = frames.name
         shape = frames.shape
@@ -69,7 +78,12 @@ def hdf5_stack(path: Path, *, dataset: str) -> FrameStack:
             yield lambda index: _read(opened, index, path=path)
 
     return FrameStack(
-        path=path, n_frames=n_frames, reader=reader, name=indexed_names(path.stem, shape=shape)
+        path=path,
+        n_frames=n_frames,
+        reader=reader,
+        name=indexed_names(path.stem, shape=shape),
+        calibration=said.calibration,
+        notes=said.notes,
     )
 
 
@@ -136,7 +150,30 @@ def _default_signal(file: h5py.File) -> h5py.Dataset | None:
     return None
 
 
-def _text_attribute(group: h5py.Group, name: str) -> str:
+def _calibration(frames: h5py.Dataset) -> Stated:
+    """Return the pixel size of an NXdata: the step of its last two axes, which have units."""
+    import h5py
+
+    names = frames.parent.attrs.get("axes", ())
+    names = [names] if isinstance(names, (str, bytes)) else list(names)
+    if len(names) != frames.ndim:
+        return Stated(Calibration())
+    steps, units = [], []
+    for name in names[-2:]:
+        text = name.decode(errors="replace") if isinstance(name, bytes) else str(name)
+        axis = frames.parent.get(text)
+        if not isinstance(axis, h5py.Dataset) or axis.shape is None or axis.ndim != 1:
+            return Stated(Calibration())
+        ends = np.asarray(axis[:2], np.float64)
+        steps.append(float(ends[1] - ends[0]) if ends.size == 2 else 0.0)
+        units.append(_text_attribute(axis, "units"))
+    if units[0] != units[1]:
+        return stated(notes=[f"pixels are {units[0]!r} by {units[1]!r}: no pixel size"])
+    size, note = square_pixel(steps[1], steps[0], unit=units[1])
+    return stated(pixel_size_nm=size, notes=[note] if note else [])
+
+
+def _text_attribute(group: h5py.Group | h5py.Dataset, name: str) -> str:
     value = group.attrs.get(name, "")
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 

@@ -6,13 +6,12 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hrtem_stream.errors import FrameError
-from hrtem_stream.messages import Calibration
 from hrtem_stream.sources.stack import (
     DECODE_ERRORS,
     MAX_SIDE,
@@ -27,23 +26,10 @@ from hrtem_stream.sources.stack import (
     stack_shape,
     supported,
 )
+from hrtem_stream.sources.tiff_calibration import tiff_calibration
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
-
-_NM: Final = {
-    "pm": 1e-3,
-    "A": 0.1,
-    "\u00c5": 0.1,
-    "\\u00C5": 0.1,
-    "angstrom": 0.1,
-    "nm": 1.0,
-    "um": 1e3,
-    "\u00b5m": 1e3,
-    "\\u00B5m": 1e3,
-    "micron": 1e3,
-}
-"""Units of length in ImageJ's metadata, in nanometres."""
 
 
 def png_stack(path: Path) -> FrameStack:
@@ -74,7 +60,7 @@ def _described(path: Path, tiff: TiffFile) -> FrameStack:
     pages = _image_pages(tiff)
     if not pages:
         raise FrameError(f"cannot read {path.name}: it has no page")
-    calibration = _calibration(tiff, pages[0])
+    said = tiff_calibration(tiff, pages[0])
     n_claimed = _n_claimed(tiff, pages)
     if len(pages) == 1 and n_claimed > 1 and pages[0].is_final and pages[0].ndim == 2:
         # ImageJ writes one page and all further frames behind its pixels.
@@ -82,7 +68,12 @@ def _described(path: Path, tiff: TiffFile) -> FrameStack:
         dtype = np.dtype(pages[0].dtype).newbyteorder(tiff.byteorder)
         offset = pages[0].dataoffsets[0]
         return raw_stack(
-            path, offset=offset, shape=(n_claimed, M, N), dtype=dtype, calibration=calibration
+            path,
+            offset=offset,
+            shape=(n_claimed, M, N),
+            dtype=dtype,
+            calibration=said.calibration,
+            notes=said.notes,
         )
     if len(pages) == 1:
         stack_shape(pages[0].shape[:2], path=path)
@@ -99,7 +90,8 @@ def _described(path: Path, tiff: TiffFile) -> FrameStack:
         n_missing=max(0, n_claimed - len(pages)),
         reader=reader,
         name=indexed_names(path.stem, shape=(0,) * (2 if n_claimed == 1 else 3)),
-        calibration=calibration,
+        calibration=said.calibration,
+        notes=said.notes,
     )
 
 
@@ -170,19 +162,3 @@ def _check_png_header(header: bytes) -> None:
         raise FrameError(f"sides must be 1 to {MAX_SIDE}, got {(M, N)}")
     if n_bits == 16 and colour != 0:
         raise FrameError("16-bit PNG must be grey: its colours would be cut to 8 bits")
-
-
-def _calibration(tiff: TiffFile, page: TiffPage) -> Calibration:
-    """Return the pixel size where ImageJ states it, square and with a unit of length.
-
-    The resolution tag alone is no calibration: programs fill it with dots per inch of a screen.
-    """
-    unit = (tiff.imagej_metadata or {}).get("unit")
-    tags = [page.tags.get(name) for name in ("XResolution", "YResolution")]
-    if not isinstance(unit, str) or unit not in _NM or None in tags:
-        return Calibration()
-    horizontal, vertical = (tag.value for tag in tags if tag is not None)
-    if horizontal != vertical or not all(horizontal):
-        return Calibration()
-    n_pixels, n_units = horizontal
-    return Calibration(pixel_size_nm=_NM[unit] * n_units / n_pixels)

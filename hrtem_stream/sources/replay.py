@@ -8,6 +8,7 @@ from typing import Final
 
 from hrtem_stream.errors import FeedError
 from hrtem_stream.messages import FeedFrame, FeedGap, FeedItem, FeedPosition, SeriesStart
+from hrtem_stream.sources.calibration import NOTE
 from hrtem_stream.sources.files import FrameFiles, FramePath, ReadFrame, open_frames
 from hrtem_stream.sources.pacing import Rate, pace_of
 from hrtem_stream.sources.playback import Playback
@@ -78,12 +79,15 @@ class ReplaySource:
     def _play(self, position: FeedPosition | None) -> Playback:
         files = self._memory.files
         n_total = files.n_frames * self._n_repeats
+        metadata = {"paths": ", ".join(str(path) for path in self._paths)}
+        if files.calibration_notes:
+            metadata[NOTE] = "; ".join(files.calibration_notes)
         start = SeriesStart(
             series=self._series,
             n_expected=n_total,
             feed=FEED,
             calibration=files.calibration,
-            metadata={"paths": ", ".join(str(path) for path in self._paths)},
+            metadata=metadata,
         )
         return Playback(
             start,

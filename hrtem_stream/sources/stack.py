@@ -76,6 +76,8 @@ class FrameStack:
     """Frames that the file announces after `n_frames` and does not hold."""
     acquired_ns: Callable[[int], int] = field(default=lambda index: 0)
     calibration: Calibration = field(default_factory=Calibration)
+    notes: tuple[str, ...] = ()
+    """What has to be said of the calibration: what is implausible, or means something else."""
 
 
 def supported(image: NDArray[Any]) -> FramePixels:
@@ -166,6 +168,8 @@ def raw_stack(
     shape: tuple[int, ...],
     dtype: np.dtype[Any],
     calibration: Calibration | None = None,
+    notes: tuple[str, ...] = (),
+    acquired_ns: Callable[[int], int] = lambda index: 0,
 ) -> FrameStack:
     """Describe frames that lie one behind the other in a file, uncompressed, in C order.
 
@@ -205,6 +209,8 @@ def raw_stack(
         reader=reader,
         name=indexed_names(path.stem, shape=shape),
         calibration=calibration or Calibration(),
+        notes=notes,
+        acquired_ns=acquired_ns,
     )
 
 
