@@ -49,6 +49,16 @@ def _make_source(settings: Settings) -> Any:
             feed.merlin.endpoint,
             limits=FeedLimits(max_frame_bytes=int(feed.merlin.max_frame_mib * 2**20)),
         )
+    if feed.kind == "direct_electron":
+        from hrtem_stream.sources.direct_electron import DirectElectronSource
+        from hrtem_stream.sources.direct_electron_camera import camera_at
+
+        max_buffer_bytes = int(feed.direct_electron.max_buffer_mib * 2**20)
+        return DirectElectronSource(
+            camera_at(feed.direct_electron.endpoint, max_buffer_bytes=max_buffer_bytes),
+            start=feed.direct_electron.start,
+            n_frames=feed.direct_electron.n_frames,
+        )
     if feed.kind == "folder":
         return _watched_folder(settings)
     if feed.kind == "replay":

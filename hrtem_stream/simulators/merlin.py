@@ -44,12 +44,12 @@ def pack_raw(image: NDArray[Any], depth: Depth) -> bytes:
     if depth == "R24":
         high, low = image >> 12, image & 0xFFF
         return pack_raw(high, "R12") + pack_raw(low, "R12")
-    flat = np.minimum(image, _MAX_COUNT[depth]).reshape(-1)
+    flat: NDArray[Any] = np.minimum(image, _MAX_COUNT[depth]).reshape(-1)
     if depth == "R1":
         return np.packbits(flat.reshape(-1, 64)[:, ::-1].astype(np.uint8)).tobytes()
     if depth == "R6":
-        return flat.reshape(-1, 8)[:, ::-1].astype("u1").tobytes()
-    return flat.reshape(-1, 4)[:, ::-1].astype(">u2").tobytes()
+        return bytes(flat.reshape(-1, 8)[:, ::-1].astype("u1").tobytes())
+    return bytes(flat.reshape(-1, 4)[:, ::-1].astype(">u2").tobytes())
 
 
 def frame(
@@ -65,7 +65,8 @@ def frame(
     rows, columns = image.shape
     if depth in _UNSIGNED:
         code, bits = _UNSIGNED[depth]
-        kind, pixels = depth, image.astype(code).tobytes()
+        kind: str = depth
+        pixels = image.astype(code).tobytes()
     else:
         kind, bits, pixels = "R64", int(depth[1:]), pack_raw(image, depth)
     if depth == "R24":

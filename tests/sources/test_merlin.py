@@ -111,6 +111,7 @@ def test_the_header_of_an_acquisition_is_read() -> None:
 
 GOOD = frame(IMAGES[0], sequence=3)
 RAW = GOOD.replace(b",U16,", b",R64,")
+FOUR = RAW.replace(b"1x1", b"2x2").replace(b"384,01", b"384,04")
 FAULTY: dict[str, Callable[[bytes], bytes]] = {
     "pixels that are missing": lambda payload: payload[:-1],
     "pixels too many": lambda payload: payload + b"\0",
@@ -126,7 +127,7 @@ FAULTY: dict[str, Callable[[bytes], bytes]] = {
     "an unknown type": lambda payload: payload.replace(b",U16,", b",F32,"),
     "raw pixels of 7 bits": lambda payload: RAW.replace(b"ns,12,", b"ns,7,"),
     "raw pixels of too few bytes": lambda payload: RAW[:-8],
-    "a square of four that is none": lambda payload: RAW.replace(b"1x1", b"2x2").replace(b"384,01", b"384,04"),
+    "a square of four that is none": lambda payload: FOUR,
     "three chips": lambda payload: RAW.replace(b"384,01", b"384,03"),
 }  # fmt: skip
 
