@@ -344,6 +344,17 @@ class SecuritySettings(Table):
     feed: a camera's script that knows no CURVE, on a network of its own."""
 
 
+class PageSettings(Table):
+    """The live page."""
+
+    enabled: bool = True
+    """Whether a session serves its page."""
+    host: str = "127.0.0.1"
+    """Interface of the page; off loopback it asks for a token."""
+    port: int = Field(9300, ge=0, le=65535)
+    """Port of the page; another free one where it is taken; 0: any free one."""
+
+
 class SessionSettings(Table):
     """The session as a whole."""
 
@@ -383,6 +394,7 @@ class Settings(BaseSettings):
     endpoints: EndpointSettings = EndpointSettings()
     metrics: MetricsSettings = MetricsSettings()
     security: SecuritySettings = SecuritySettings()
+    page: PageSettings = PageSettings()
 
     @model_validator(mode="after")
     def _paths_fit_a_socket(self) -> Settings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import shutil
@@ -28,7 +29,10 @@ from hrtem_stream.runtime.heart import read_beat
 from hrtem_stream.settings import Settings
 
 if TYPE_CHECKING:
+    from hrtem_stream.runtime.companion import Companion
     from hrtem_stream.runtime.supervisor import ProcessSpec
+
+logger = logging.getLogger(__name__)
 
 _MEMORY_ENVIRONMENT = {
     "MALLOC_MMAP_MAX_": "0",
@@ -83,16 +87,23 @@ def run_session(
         runtime = settings.runtime_directory
         _clear(runtime)
         (runtime / "settings.json").write_text(settings.model_dump_json(), encoding="utf-8")
+        page = _page(settings)
+
+        def look() -> None:
+            page.tend()
+            watch(_progress(settings))
+
         supervisor = Supervisor(
             [_process_spec(settings, name, index) for name, index in stage_processes(settings)],
             hang_s=settings.session.hang_s,
             start_up_s=settings.session.start_up_s,
             drain_s=settings.session.drain_s,
-            watch=lambda: watch(_progress(settings)),
+            watch=look,
         )
         in_order, message, code = False, "", 0
         try:
-            in_order = supervisor.run()
+            with page:
+                in_order = supervisor.run()
         except GaveUpError as error:
             message = failure(runtime) or str(error)
             code = EXIT_FAILURE if error.exit_code == EXIT_ARCHIVE else error.exit_code
@@ -142,6 +153,20 @@ def _process_spec(settings: Settings, name: str, index: int) -> ProcessSpec:
         _MEMORY_ENVIRONMENT,
         heart_path(runtime, name, index),
     )
+
+
+def _page(settings: Settings) -> Companion:
+    """Give the process that serves the page; one of nothing where there is none to serve."""
+    from importlib.util import find_spec
+
+    from hrtem_stream.runtime.companion import Companion
+
+    wanted = settings.page.enabled
+    if wanted and find_spec("nicegui") is None:
+        logger.warning("there is no page: pip install 'hrtem-stream[web]'")
+        wanted = False
+    command = [sys.executable, "-m", "hrtem_stream.web", str(settings.runtime_directory)]
+    return Companion([*command, str(os.getpid())] if wanted else [], name="the page")
 
 
 def _progress(settings: Settings) -> Progress:
