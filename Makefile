@@ -28,11 +28,11 @@ bench: $(VENV)/developed
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed')"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[unet]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[unet,web]"
 	touch $@
 
 $(VENV)/developed: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[unet,dev,viewers,dectris,direct-electron,formats]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[unet,web,dev,viewers,dectris,direct-electron,formats]"
 	touch $@
 
 clean:

@@ -17,6 +17,7 @@ from hrtem_stream.cli.archives import info, recover, verify
 from hrtem_stream.cli.frames import evaluate, segment, simulate
 from hrtem_stream.cli.keys import keys_app
 from hrtem_stream.cli.machine import config_show, doctor
+from hrtem_stream.cli.page import page
 from hrtem_stream.cli.sessions import demo, replay, run, stage
 from hrtem_stream.cli.training import crossvalidate, gridsearch, train
 from hrtem_stream.errors import FeedError, HrtemError, SettingsError
@@ -28,7 +29,7 @@ app = typer.Typer(
 )  # fmt: skip
 COMMANDS = (
     demo, run, replay, segment, evaluate, info, verify, recover, simulate, stage, doctor,
-    train, crossvalidate, gridsearch,
+    train, crossvalidate, gridsearch, page,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)

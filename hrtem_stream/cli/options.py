@@ -26,4 +26,8 @@ SetOption = Annotated[
 Insecure = Annotated[
     bool, typer.Option("--insecure", help="Let sockets and metrics leave this host unprotected.")
 ]
+PageOption = Annotated[
+    bool | None,
+    typer.Option("--page/--no-page", help="Serve the live page.", show_default=False),
+]
 ConfigFile = Annotated[Path, typer.Argument(help="Settings file (TOML).")]

@@ -23,6 +23,7 @@ from hrtem_stream.cli.options import (
     Insecure,
     Json,
     Overwrite,
+    PageOption,
     Paths,
     SegmenterOption,
     SetOption,
@@ -43,6 +44,7 @@ def demo(
     frames: Annotated[int, typer.Option(min=1, help="Length of the series.")] = 200,
     size: Annotated[int, typer.Option(min=64, max=8192, help="Side of a frame in pixels.")] = 1024,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the simulated camera.")] = 0,
+    page: PageOption = None,
     as_json: Json = False,
 ) -> None:
     """Run a simulated camera through all processes: ranked table, ledger, frames/s, a picture."""
@@ -52,6 +54,7 @@ def demo(
         {
             "session.name": f"demo-{os.getpid()}",
             "session.log_level": "WARNING",
+            "page.enabled": page,
             "feed.kind": "simulated",
             "feed.simulated.n_frames": frames,
             "feed.simulated.size": size,
@@ -77,11 +80,14 @@ def demo(
 def run(
     config: ConfigFile,
     settings_values: SetOption = None,
+    page: PageOption = None,
     insecure: Insecure = False,
     as_json: Json = False,
 ) -> None:
     """Attach to the feed in CONFIG and archive what comes, until Ctrl-C."""
-    settings = settings_of(config, {**_security(insecure), **parse_values(settings_values)})
+    settings = settings_of(
+        config, {"page.enabled": page, **_security(insecure), **parse_values(settings_values)}
+    )
     result = _run(settings, None)
     _exit_on_failure(result)
     reports = [report_of([path]) for path in result.archives]
@@ -116,6 +122,7 @@ def replay(
     codec: CodecOption = None,
     repeat: Annotated[int, typer.Option(min=1, help="How often the frames are sent.")] = 1,
     workers: Workers = None,
+    page: PageOption = False,
     config: Annotated[Path | None, typer.Option(help="Settings file (TOML).")] = None,
     settings_values: SetOption = None,
     overwrite: Overwrite = False,
@@ -128,6 +135,7 @@ def replay(
         {
             "session.name": f"replay-{os.getpid()}",
             "session.log_level": "WARNING",
+            "page.enabled": page,
             "feed.kind": "replay",
             "feed.replay.paths": [str(absolute(path)) for path in paths],
             "feed.replay.rate": _parse_rate(rate),

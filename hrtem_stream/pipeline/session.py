@@ -82,12 +82,12 @@ def run_session(
 
     check_access(settings, {name for name, _ in stage_processes(settings)})
     check_output(settings)
+    page = _page(settings)
     _sweep()
     with session_lock(settings):
         runtime = settings.runtime_directory
         _clear(runtime)
         (runtime / "settings.json").write_text(settings.model_dump_json(), encoding="utf-8")
-        page = _page(settings)
 
         def look() -> None:
             page.tend()
@@ -159,12 +159,15 @@ def _page(settings: Settings) -> Companion:
     """Give the process that serves the page; one of nothing where there is none to serve."""
     from importlib.util import find_spec
 
+    from hrtem_stream.runtime.access import token_for
     from hrtem_stream.runtime.companion import Companion
 
     wanted = settings.page.enabled
     if wanted and find_spec("nicegui") is None:
         logger.warning("there is no page: pip install 'hrtem-stream[web]'")
         wanted = False
+    if wanted and settings.security.insecure != "everything":
+        token_for(settings.page.host, settings.token_path, what="page.host")
     command = [sys.executable, "-m", "hrtem_stream.web", str(settings.runtime_directory)]
     return Companion([*command, str(os.getpid())] if wanted else [], name="the page")
 

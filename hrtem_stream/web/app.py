@@ -14,6 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 from nicegui import ui
 
+from hrtem_stream.addresses import is_loopback
 from hrtem_stream.errors import SettingsError
 from hrtem_stream.runtime.access import token_for
 from hrtem_stream.settings import Settings
@@ -79,7 +80,7 @@ def serve(
             Door(app, tokens=tokens, is_local=is_loopback(host)),
             log_level="warning",
             access_log=False,
-            ws="websockets",
+            ws="websockets-sansio",
             timeout_graceful_shutdown=1,
         )
     )

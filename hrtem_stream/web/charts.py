@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 Fractions: TypeAlias = NDArray[np.float64]
 
 WIDTH, HEIGHT = 480, 150
-LEFT, RIGHT, TOP, BOTTOM = 42, 8, 10, 26
+LEFT, RIGHT, TOP, BOTTOM = 54, 8, 10, 26
 N_STEPS = 240
 """Points of a timeline at most."""
 N_BINS = 20

@@ -179,6 +179,8 @@ class Page:
             return
         if summary.row == self._row and self._series_id == view.series_id:
             return
+        if not self._viewer.is_ready:
+            return
         self._present(summary.row, still)
         now_s = time.monotonic()
         if now_s - self._spectrum_s > SPECTRUM_INTERVAL_S:

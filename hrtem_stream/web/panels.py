@@ -14,6 +14,8 @@ from hrtem_stream.web.strip import NAMES, StageState, worst
 from hrtem_stream.web.watch import Gauges
 
 N_CARDS = 24
+LONG_S = 30 * 86400.0
+"""A disk that lasts longer is not worth a number."""
 LEVEL_WORDS = {"ok": "ok", "idle": "idle", "amber": "look", "red": "act"}
 
 
@@ -59,17 +61,20 @@ class Numbers:
 
     def __init__(self) -> None:
         self._values: dict[str, ui.label] = {}
+        self._names: dict[str, ui.label] = {}
         with ui.element("section").classes("h-numbers").props('aria-label="Numbers"'):
             for name in self.NAMES:
                 with ui.element("div").classes("h-number").props(f'data-number="{name}"'):
                     self._values[name] = ui.label("–").classes("h-value")
-                    ui.label(name).classes("h-name")
+                    self._names[name] = ui.label(name).classes("h-name")
 
     def update(self, view: SeriesView | None, gauges: Gauges) -> None:
         """Show the numbers of now."""
         self._values["frames/s"].set_text(_number(gauges.rate, "{:.1f}"))
         self._values["frame log"].set_text(_number(gauges.log_fill, "{:.0%}"))
-        self._values["disk left"].set_text(disk_text(gauges))
+        room, name = disk_texts(gauges)
+        self._values["disk left"].set_text(room)
+        self._names["disk left"].set_text(name)
         if view is None:
             return
         counts = view.method_counts
@@ -160,12 +165,13 @@ def progress_text(view: SeriesView | None, gauges: Gauges) -> str:
     return text
 
 
-def disk_text(gauges: Gauges) -> str:
-    """Say how much room is left, and for how long."""
+def disk_texts(gauges: Gauges) -> tuple[str, str]:
+    """Say how much room is left on the disk, and for how long."""
     if gauges.free_bytes is None:
-        return "–"
-    text = f"{gauges.free_bytes / 1e9:.0f} GB"
-    return f"{text}, {span_text(gauges.full_in_s)}" if gauges.full_in_s < 1e6 else text
+        return "–", "disk left"
+    room = f"{gauges.free_bytes / 1e9:.0f} GB"
+    is_near = gauges.full_in_s < LONG_S
+    return room, f"disk, full in {span_text(gauges.full_in_s)}" if is_near else "disk left"
 
 
 def age_text(age_s: float) -> str:

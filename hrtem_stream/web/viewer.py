@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from nicegui import ui
@@ -10,6 +11,7 @@ from hrtem_stream.web.images import Images, Still
 from hrtem_stream.web.pictures import LATTICE_SPACING_NM, contrast_filter, ring_radii, scale_bar
 from hrtem_stream.web.watch import Watch
 
+PATIENCE_S = 3.0
 LEAST_CHANGE = 0.01
 """Of the contrast, before the browser is told."""
 
@@ -38,8 +40,11 @@ class Viewer:
         self._watch, self._images, self._look, self._kind = watch, images, look, kind
         self._shown: tuple[str, int] | None = None
         self._contrast = (0.0, 0.0)
+        self._asked_s: float | None = None
+        """When the frame on show was asked for; None when the browser has it."""
         with ui.element("div").classes("h-viewer") as self._box:
             self._frame = ui.element("img").props('alt="No frame yet"')
+            self._frame.on("load", self._note_loaded, args=[])
             self._mask = ui.element("img").classes("h-mask").props('alt=""')
             self._bar = ui.label().classes("h-bar")
             with ui.element("div").classes("h-spectrum") as self._inset:
@@ -59,10 +64,16 @@ class Viewer:
         if self._shown == (view.series_id, row):
             return
         self._shown = (view.series_id, row)
+        self._asked_s = time.monotonic()
         place = f"{view.series_id}/{row}"
         _set(self._frame, src=f"/{self._kind}/{place}.jpg", alt=text)
         _set(self._mask, src=f"/mask/{place}.png")
         self._set_scale(still)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the browser has taken the frame on show, or let it be: a slow one skips some."""
+        return self._asked_s is None or time.monotonic() - self._asked_s > PATIENCE_S
 
     def show_spectrum(self) -> None:
         """Show the spectrum of the frame on show, if it is wanted."""
@@ -76,6 +87,9 @@ class Viewer:
         self._mask.style(f"opacity: {look.opacity if look.has_overlay else 0:.2f}")
         self._inset.set_visibility(look.has_spectrum)
         self.show_spectrum()
+
+    def _note_loaded(self) -> None:
+        self._asked_s = None
 
     def _stretch(self, still: Still) -> None:
         look = self._look

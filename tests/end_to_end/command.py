@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -14,13 +15,15 @@ import psutil
 
 COMMAND = [sys.executable, "-m", "hrtem_stream"]
 TIMEOUT_S = 150
+WITHOUT_PAGE = {"HRTEM_PAGE__ENABLED": "false"}
+"""A test that wants the page says so; others need not wait for it."""
 
 
 def call(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(
         [*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=TIMEOUT_S,
-        cwd=cwd, check=False,
+        cwd=cwd, check=False, env={**WITHOUT_PAGE, **os.environ},
     )  # fmt: skip
 
 
@@ -43,6 +46,7 @@ class Session:
         self.process = subprocess.Popen(
             [*COMMAND, *map(str, arguments)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**WITHOUT_PAGE, **os.environ},
         )  # fmt: skip
 
     @classmethod
