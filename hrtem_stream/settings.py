@@ -245,6 +245,16 @@ class NormaliseSettings(Table):
     """Height and width of the working image in pixels."""
     batch_frames: int = Field(8, ge=1, le=256)
     """Frames taken up at once."""
+    dark: str = ""
+    """File of the dark reference, subtracted before the analysis; a stack is averaged."""
+    gain: str = ""
+    """File of the gain reference, multiplied before the analysis; where it is 0 a pixel is bad."""
+    bad_pixels: str = ""
+    """File of a map whose pixels other than 0 are bad; they are filled from their neighbours."""
+    binning: int = Field(1, ge=1, le=64)
+    """Side of the squares of pixels that are summed before the analysis."""
+    sum_frames: int = Field(1, ge=1, le=64)
+    """Each frame is analysed as the sum of itself and those before it, so many in all."""
 
 
 class SegmentSettings(Table):

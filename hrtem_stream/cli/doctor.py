@@ -34,6 +34,7 @@ def examine(settings: Settings) -> list[Finding]:
         _disk(settings),
         _metrics(settings),
         _security(settings),
+        _camera(settings),
         _segmenter(settings),
     ]
 
@@ -83,6 +84,23 @@ def _security(settings: Settings) -> Finding:
     if open_to_all != "nothing":
         return Finding("security", True, f"{open_to_all} may leave this host unprotected, as told")
     return Finding("security", True, "what leaves this host is encrypted, or asks for a token")
+
+
+def _camera(settings: Settings) -> Finding:
+    from hrtem_stream.pipeline.camera import make_camera
+
+    wanted = settings.normalise
+    try:
+        make_camera(settings)
+    except SettingsError as error:
+        return Finding("camera", False, str(error))
+    used = [name for name in ("dark", "gain", "bad_pixels") if getattr(wanted, name)]
+    text = f"corrected by {', '.join(used)}" if used else "frames are analysed as they come"
+    if wanted.binning > 1:
+        text += f", binned by {wanted.binning}"
+    if wanted.sum_frames > 1:
+        text += f", each summed with the {wanted.sum_frames - 1} before it"
+    return Finding("camera", True, text)
 
 
 def _segmenter(settings: Settings) -> Finding:

@@ -82,6 +82,7 @@ def run_session(
 
     check_access(settings, {name for name, _ in stage_processes(settings)})
     check_output(settings)
+    check_camera(settings)
     page = _page(settings)
     _sweep()
     with session_lock(settings):
@@ -115,6 +116,21 @@ def run_session(
         if in_order:
             shutil.rmtree(runtime, ignore_errors=True)
         return SessionResult(archives, in_order, supervisor.n_restarts, message, code)
+
+
+def check_camera(settings: Settings) -> None:
+    """Refuse references of the camera that cannot be used, before anything starts.
+
+    Raises
+    ------
+    SettingsError
+        With file, rule and value.
+    """
+    wanted = settings.normalise
+    if wanted.dark or wanted.gain or wanted.bad_pixels:
+        from hrtem_stream.pipeline.camera import make_camera
+
+        make_camera(settings)
 
 
 def check_output(settings: Settings) -> None:

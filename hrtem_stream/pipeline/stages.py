@@ -123,12 +123,15 @@ def _run_ingest(
 def _run_normalise(
     settings: Settings, index: int, meter: Meter, heart: Heart, stop: StopRequest
 ) -> None:
+    from hrtem_stream.pipeline.camera import make_camera
     from hrtem_stream.stages.normalise import Normalise
     from hrtem_stream.transport.frame_log import FrameLogReader
 
     _one_thread_each()
     reader = FrameLogReader(settings.frame_log_path)
-    stage = Normalise(reader, working_size=settings.normalise.working_size)
+    stage = Normalise(
+        reader, working_size=settings.normalise.working_size, camera=make_camera(settings)
+    )
     _run_between(
         settings, stage, index, meter, heart, stop, take="frames", give="normalised",
         topics=[b""], binds=True, batch_frames=settings.normalise.batch_frames, batch_wait_s=0.0,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hrtem_stream.messages import NormalisedFrame, RawFrame
 from hrtem_stream.runtime.stage import Stage
 from hrtem_stream.science.illumination import DEGREE, normalise_frame
+from hrtem_stream.stages.camera import Camera, CorrectedCamera
 
 THUMBNAIL_DEVIATIONS = 3.0
 
@@ -34,12 +35,17 @@ class Normalise(Stage[RawFrame, NormalisedFrame]):
         Gives the pixels of a frame.
     working_size
         Height and width of the working image in pixels.
+    camera
+        Turns received pixels into those that are analysed; None: they are the same.
     """
 
     name = "normalise"
 
-    def __init__(self, reader: PixelReader, *, working_size: int) -> None:
+    def __init__(
+        self, reader: PixelReader, *, working_size: int, camera: Camera | None = None
+    ) -> None:
         self._reader = reader
+        self._camera = camera or CorrectedCamera()
         self._shape = (working_size, working_size)
 
     def warm_up(self) -> None:
@@ -80,7 +86,8 @@ class Normalise(Stage[RawFrame, NormalisedFrame]):
             delivery.log_id, delivery.ordinal, delivery.offset, header.dtype, header.shape
         )
         try:
-            normalised = normalise_frame(analysable(pixels), shape=self._shape)
+            counts = self._camera.analysed(header, pixels)
+            normalised = normalise_frame(counts, shape=self._shape)
         except ValueError as error:
             return self.pass_on(frame, str(error))
         return NormalisedFrame(
@@ -92,11 +99,6 @@ class Normalise(Stage[RawFrame, NormalisedFrame]):
             beam_off=normalised.beam_off,
             thumbnail=thumbnail(normalised.image),
         )
-
-
-def analysable(pixels: NDArray[Any]) -> NDArray[Any]:
-    """Give signed counts, as some file formats hold them, as float32; others as they are."""
-    return pixels.astype(np.float32) if pixels.dtype.kind == "i" else pixels
 
 
 def thumbnail(image: NDArray[np.float32]) -> NDArray[np.uint8]:
