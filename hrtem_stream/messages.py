@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 Bits: TypeAlias = NDArray[np.bool_]
+Pixels: TypeAlias = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,6 +187,8 @@ class RawFrame:
 
     delivery: Delivery
     header: FrameHeader
+    pixels: Pixels | None = None
+    """As in the header; only for stages that cannot see the frame log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +207,8 @@ class NormalisedFrame:
     """(P, Q), True outside the illuminated field."""
     thumbnail: NDArray[np.uint8]
     """(P, Q), the working image from -3 to +3 deviations."""
+    pixels: Pixels | None = None
+    """As in the header; only for a `sort` that cannot see the frame log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,6 +232,8 @@ class SegmentedFrame:
     """How sure the segmenter was, 0 to 1, mean over the pixels; NaN where it cannot tell."""
     agreement: float = math.nan
     """Share of pixels on which U-Net and Bragg filter agree; NaN unless the frame was sampled."""
+    pixels: Pixels | None = None
+    """As in the header; only for a `sort` that cannot see the frame log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
@@ -23,6 +23,8 @@ from pydantic_settings import (
 )
 
 from hrtem_stream.errors import SettingsError
+
+StageName: TypeAlias = Literal["ingest", "normalise", "segment", "sort"]
 
 ENVIRONMENT_PREFIX = "HRTEM_"
 MAX_IPC_PATH_BYTES = 107
@@ -218,6 +220,9 @@ class FrameLogSettings(Table):
     """File of the log; empty: in shared memory, where it survives any process but not the host."""
     capacity_mib: float = Field(1024.0, ge=1, le=4_194_304)
     """Size in MiB: at least five seconds of feed. Bounded to half of the free space."""
+    pixels_to: Literal["nobody", "normalise", "sort"] = "nobody"
+    """How far pixels travel in the messages: to `normalise`, or through it to `sort`, where these
+    run on another host than `ingest` and cannot see the log."""
 
 
 class IngestSettings(Table):
@@ -261,7 +266,9 @@ class SegmentSettings(Table):
     """Graphene against contaminant."""
 
     workers: int = Field(1, ge=1, le=64)
-    """Number of segment processes, each with its own shard."""
+    """Number of segment processes on all hosts, each with its own shard."""
+    here: tuple[Annotated[int, Field(ge=0, lt=64)], ...] = ()
+    """Numbers, from 0, of those that run on this host; none given: all."""
     segmenter: Literal["auto", "unet", "bragg"] = "auto"
     """auto: the U-Net where it is installed and keeps up, else the Bragg filter."""
     batch_frames: int = Field(8, ge=1, le=256)
@@ -370,6 +377,8 @@ class SessionSettings(Table):
 
     name: str = Field("live", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,40}$")
     """One session of a name can run at a time."""
+    stages: tuple[StageName, ...] = ("ingest", "normalise", "segment", "sort")
+    """Stages that run on this host; the others run elsewhere, with settings of their own."""
     runtime_directory: str = ""
     """Sockets, locks and heartbeats; empty: /tmp/hrtem-UID/NAME."""
     drain_s: float = Field(60.0, gt=0, le=3600)
@@ -405,6 +414,17 @@ class Settings(BaseSettings):
     metrics: MetricsSettings = MetricsSettings()
     security: SecuritySettings = SecuritySettings()
     page: PageSettings = PageSettings()
+
+    @model_validator(mode="after")
+    def _workers_here_exist(self) -> Settings:
+        beyond = [number for number in self.segment.here if number >= self.segment.workers]
+        if beyond:
+            raise ValueError(
+                f"segment.here must be below segment.workers = {self.segment.workers}, got {beyond}"
+            )
+        if not self.session.stages:
+            raise ValueError("session.stages must name at least one stage")
+        return self
 
     @model_validator(mode="after")
     def _paths_fit_a_socket(self) -> Settings:

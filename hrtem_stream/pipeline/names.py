@@ -17,9 +17,11 @@ EXIT_ARCHIVE = 6
 
 
 def stage_processes(settings: Settings) -> list[tuple[str, int]]:
-    """List the processes of a session in the order of the data's way."""
-    workers = [("segment", index) for index in range(settings.segment.workers)]
-    return [("ingest", 0), ("normalise", 0), *workers, ("sort", 0)]
+    """List the processes of a session on this host, in the order of the data's way."""
+    here = settings.segment.here or range(settings.segment.workers)
+    workers = [("segment", index) for index in here]
+    processes = [("ingest", 0), ("normalise", 0), *workers, ("sort", 0)]
+    return [process for process in processes if process[0] in settings.session.stages]
 
 
 def closed_archives(settings: Settings) -> list[Path]:

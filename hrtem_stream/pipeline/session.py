@@ -81,7 +81,8 @@ def run_session(
     from hrtem_stream.runtime.supervisor import GaveUpError, Supervisor
 
     check_access(settings, {name for name, _ in stage_processes(settings)})
-    check_output(settings)
+    if "sort" in settings.session.stages:
+        check_output(settings)
     check_camera(settings)
     page = _page(settings)
     _sweep()
@@ -96,6 +97,7 @@ def run_session(
 
         supervisor = Supervisor(
             [_process_spec(settings, name, index) for name, index in stage_processes(settings)],
+            leader="ingest" if "ingest" in settings.session.stages else None,
             hang_s=settings.session.hang_s,
             start_up_s=settings.session.start_up_s,
             drain_s=settings.session.drain_s,
@@ -111,7 +113,8 @@ def run_session(
         if not in_order and not code:
             message, code = "stopped before everything was archived", EXIT_FAILURE
         archives = closed_archives(settings)
-        if in_order or not settings.feed.is_live or _is_settled(settings.frame_log_path):
+        is_over = in_order or not settings.feed.is_live or _is_settled(settings.frame_log_path)
+        if is_over and "ingest" in settings.session.stages:
             _remove_log(settings)
         if in_order:
             shutil.rmtree(runtime, ignore_errors=True)
@@ -178,7 +181,7 @@ def _page(settings: Settings) -> Companion:
     from hrtem_stream.runtime.access import token_for
     from hrtem_stream.runtime.companion import Companion
 
-    wanted = settings.page.enabled
+    wanted = settings.page.enabled and "sort" in settings.session.stages
     if wanted and find_spec("nicegui") is None:
         logger.warning("there is no page: pip install 'hrtem-stream[web]'")
         wanted = False

@@ -110,6 +110,7 @@ def _run_ingest(
         # A watched folder knows itself when nothing more is to be expected.
         idle_end_s=0.0 if settings.feed.kind == "folder" else settings.ingest.idle_end_s,
         first_item_s=settings.ingest.first_item_s,
+        sends_pixels=settings.frame_log.pixels_to != "nobody",
         finished_mark=(
             None if settings.feed.is_live else settings.runtime_directory / "feed-finished"
         ),
@@ -130,7 +131,10 @@ def _run_normalise(
     _one_thread_each()
     reader = FrameLogReader(settings.frame_log_path)
     stage = Normalise(
-        reader, working_size=settings.normalise.working_size, camera=make_camera(settings)
+        reader,
+        working_size=settings.normalise.working_size,
+        camera=make_camera(settings),
+        passes_pixels=settings.frame_log.pixels_to == "sort",
     )
     _run_between(
         settings, stage, index, meter, heart, stop, take="frames", give="normalised",
@@ -191,7 +195,7 @@ def _run_between(
     )
     inbox = Subscriber(
         context, settings.endpoint(take), bind=False, topics=topics, high_water=high_water,
-        guard=guard,
+        guard=guard, max_part_bytes=_max_part_bytes(settings),
     )  # fmt: skip
     suspicions = Suspicions(
         settings.runtime_directory / f"{process_name(stage.name, index)}.suspects"
@@ -228,7 +232,7 @@ def _run_sort(
     )  # fmt: skip
     inbox = Subscriber(
         context, settings.endpoint("segmented"), bind=True, topics=[b""], high_water=high_water,
-        guard=guard,
+        guard=guard, max_part_bytes=_max_part_bytes(settings),
     )  # fmt: skip
     Sort(
         series=SortedSeries(
@@ -250,6 +254,13 @@ def _run_sort(
         n_threads=settings.sort.threads,
         full_disk_wait_s=settings.archive.full_disk_wait_s,
     ).run()
+
+
+def _max_part_bytes(settings: Settings) -> int:
+    """Give the largest part that a stage may be sent."""
+    from hrtem_stream.transport.sockets import MAX_MESSAGE_BYTES, MAX_PIXEL_BYTES
+
+    return MAX_MESSAGE_BYTES if settings.frame_log.pixels_to == "nobody" else MAX_PIXEL_BYTES
 
 
 def _one_thread_each() -> None:

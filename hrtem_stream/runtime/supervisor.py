@@ -65,8 +65,10 @@ class Supervisor:
     Parameters
     ----------
     specs
-        The processes in the order of the data's way: the first is `ingest`, and when it ends by
-        itself, all is archived. They are started from the last to the first.
+        The processes in the order of the data's way. They are started from the last to the first.
+    leader
+        Name of the process at whose end all is archived, `ingest`; None where it runs on another
+        host: then only the user ends the session.
     hang_s, start_up_s, drain_s
         See `SessionSettings`.
     watch
@@ -77,12 +79,14 @@ class Supervisor:
         self,
         specs: Sequence[ProcessSpec],
         *,
+        leader: str | None,
         hang_s: float,
         start_up_s: float,
         drain_s: float,
         watch: Callable[[], None] = lambda: None,
     ) -> None:
         self._specs = specs
+        self._leader = leader
         self._hang_s = hang_s
         self._start_up_s = start_up_s
         self._drain_s = drain_s
@@ -125,7 +129,7 @@ class Supervisor:
         self._n_interrupts += 1
 
     def _keep(self) -> bool:
-        first = self._children[self._specs[0].name]
+        leader = self._children[self._leader] if self._leader else None
         while True:
             self._watch()
             if self._n_interrupts > 1:
@@ -135,24 +139,27 @@ class Supervisor:
             if self._n_interrupts and self._drain_until_s is None:
                 logger.warning("stopping: what is on its way is archived; Ctrl-C again: at once")
                 self._drain_until_s = time.monotonic() + self._drain_s
-            self._tell_to_drain(first)
+            if leader is None and self._drain_until_s is not None:
+                self._stop_others(self._specs)
+                return True
+            self._tell_to_drain(leader)
             if self._drain_until_s is not None and time.monotonic() > self._drain_until_s:
                 logger.error("not everything could be archived within %g s", self._drain_s)
                 return False
-            if first.process.poll() == 0:
-                self._stop_others(self._specs[1:])
+            if leader is not None and leader.process.poll() == 0:
+                self._stop_others([spec for spec in self._specs if spec is not leader.spec])
                 return True
             for child in self._children.values():
                 self._tend(child)
             time.sleep(POLL_S)
 
-    def _tell_to_drain(self, first: _Child) -> None:
+    def _tell_to_drain(self, leader: _Child | None) -> None:
         """Tell `ingest` to end, once it is able to hear it."""
-        if self._drain_until_s is None or first.process.pid == self._told_pid:
+        if leader is None or self._drain_until_s is None or leader.process.pid == self._told_pid:
             return
-        if read_beat(first.spec.heart).pid == first.process.pid:
-            self._told_pid = first.process.pid
-            first.process.terminate()
+        if read_beat(leader.spec.heart).pid == leader.process.pid:
+            self._told_pid = leader.process.pid
+            leader.process.terminate()
 
     def _tend(self, child: _Child) -> None:
         """Restart a child that died or hangs."""

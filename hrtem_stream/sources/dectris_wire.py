@@ -23,9 +23,9 @@ import numpy as np
 
 from hrtem_stream.errors import WireError
 from hrtem_stream.messages import Calibration
+from hrtem_stream.series_name import series_name_fault
 from hrtem_stream.sources.cbor import DamagedMapError, Tagged, read_map
 from hrtem_stream.sources.native_wire import FeedLimits
-from hrtem_stream.sources.series_name import series_name_fault
 from hrtem_stream.sources.stack import FramePixels, damaged, supported
 
 REJECT_REASONS: Final = ("n_parts", "unreadable_message", "unknown_type", "bad_field")

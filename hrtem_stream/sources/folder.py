@@ -26,12 +26,12 @@ from hrtem_stream.messages import (
     SeriesEnd,
     SeriesStart,
 )
+from hrtem_stream.series_name import series_name_from
 from hrtem_stream.sources.array_files import growing_mrc_stack
 from hrtem_stream.sources.calibration import NOTE
 from hrtem_stream.sources.files import describe
 from hrtem_stream.sources.folder_state import UNKNOWN, FolderState, Given, Identity
 from hrtem_stream.sources.folder_watch import ChangeReports, Complete, FolderWatch, GivenUp
-from hrtem_stream.sources.series_name import series_name_from
 from hrtem_stream.sources.stack import (
     DECODE_ERRORS,
     FramePixels,

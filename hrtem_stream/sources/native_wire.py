@@ -39,7 +39,7 @@ from hrtem_stream.messages import (
     SeriesEnd,
     SeriesStart,
 )
-from hrtem_stream.sources.series_name import series_name_fault
+from hrtem_stream.series_name import series_name_fault
 
 VERSION: Final = 1
 FEED: Final = "native"

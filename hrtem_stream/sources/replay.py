@@ -8,11 +8,11 @@ from typing import Final
 
 from hrtem_stream.errors import FeedError
 from hrtem_stream.messages import FeedFrame, FeedGap, FeedItem, FeedPosition, SeriesStart
+from hrtem_stream.series_name import series_name_from
 from hrtem_stream.sources.calibration import NOTE
 from hrtem_stream.sources.files import FrameFiles, FramePath, ReadFrame, open_frames
 from hrtem_stream.sources.pacing import Rate, pace_of
 from hrtem_stream.sources.playback import Playback
-from hrtem_stream.sources.series_name import series_name_from
 
 FEED: Final = "replay"
 

@@ -28,6 +28,7 @@ from hrtem_stream.messages import (
     SeriesEnd,
     SeriesStart,
 )
+from hrtem_stream.series_name import series_name_fault, series_name_from
 from hrtem_stream.transport.wire import DTYPES, MAX_SIDE, Record
 
 MAX_GAP = 1_000_000
@@ -141,7 +142,7 @@ class SeriesAccount:
     def begin(self, start: SeriesStart, now_ns: int) -> list[Entry]:
         """Begin a series, ending the present one if the feed did not."""
         entries = self.end(SeriesEnd(reason="another series began")) if self._series else []
-        name = start.series or self._default_series
+        name = _sound_name(start.series or self._default_series)
         start = replace(
             start,
             metadata=_bounded(start.metadata),
@@ -287,7 +288,7 @@ class SeriesAccount:
 
     def _belonging(self, frame: FeedFrame, now_ns: int) -> list[Entry]:
         """Begin the frame's series if the feed did not say so."""
-        named = frame.series or (self._series.start.series if self._series else "")
+        named = _sound_name(frame.series) if frame.series else self.series_name
         if self._series is not None and named == self._series.start.series:
             return []
         return self.begin(SeriesStart(series=named, feed=self._feed), now_ns)
@@ -352,6 +353,11 @@ class SeriesAccount:
             )  # fmt: skip
             entries.append(self._entry(loss))
         return entries
+
+
+def _sound_name(name: str) -> str:
+    """Give a name under which a series can be archived: the feed's own if that is sound."""
+    return series_name_from(name) if series_name_fault(name) else name
 
 
 def storable(pixels: NDArray[Any], fault: str) -> tuple[NDArray[Any], tuple[int, int], str]:

@@ -122,6 +122,8 @@ class Ingest:
         Tells whether the user has paused saving.
     waits_when_paused
         Whether the feed is a recording, which waits then; the frames of a camera are declared.
+    sends_pixels
+        Whether pixels travel in the messages, for stages that cannot see the log.
     """
 
     name = "ingest"
@@ -145,6 +147,7 @@ class Ingest:
         finished_mark: Path | None = None,
         is_paused: Callable[[], bool] = lambda: False,
         waits_when_paused: bool = False,
+        sends_pixels: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._feed = feed
@@ -160,6 +163,7 @@ class Ingest:
         self._idle_end_s = idle_end_s
         self._first_item_s = 0.0 if logged else first_item_s
         self._finished_mark = finished_mark
+        self._sends_pixels = sends_pixels
         self._is_paused = is_paused
         self._waits_when_paused = waits_when_paused
         self._recalled_below = log.next_ordinal
@@ -262,6 +266,9 @@ class Ingest:
             except WireError as error:
                 self._meter.count_rejected(error.reason)
                 continue
+            if state.log_id == self._log.log_id and state.base > self._log.next_ordinal:
+                self._meter.count_rejected("impossible_acknowledgement")
+                continue
             self._dispatcher.take(state, now_s)
             self._log.acknowledge(self._dispatcher.base)
             heard = True
@@ -288,8 +295,10 @@ class Ingest:
 
     def _send(self, record: LoggedRecord, delivery: Any) -> None:
         kind = RAW if record.kind == FRAME_RECORD else CONTROL
-        self._outbox.send(encode_publication(delivery, record.meta, kind=kind))
-        self._meter.bytes_sent.inc(len(record.meta))
+        travel = kind == RAW and self._sends_pixels
+        pixels = self._log.pixel_bytes(record) if travel else None
+        self._outbox.send(encode_publication(delivery, record.meta, kind=kind, pixels=pixels))
+        self._meter.bytes_sent.inc(len(record.meta) + len(pixels or b""))
         if kind == RAW:
             self._meter.frames_sent.inc()
 

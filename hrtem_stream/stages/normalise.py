@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hrtem_stream.messages import NormalisedFrame, RawFrame
+from hrtem_stream.messages import NormalisedFrame, Pixels, RawFrame
 from hrtem_stream.runtime.stage import Stage
 from hrtem_stream.science.illumination import DEGREE, normalise_frame
 from hrtem_stream.stages.camera import Camera, CorrectedCamera
@@ -37,15 +37,23 @@ class Normalise(Stage[RawFrame, NormalisedFrame]):
         Height and width of the working image in pixels.
     camera
         Turns received pixels into those that are analysed; None: they are the same.
+    passes_pixels
+        Whether pixels that came in the message go on in it, for a `sort` on another host.
     """
 
     name = "normalise"
 
     def __init__(
-        self, reader: PixelReader, *, working_size: int, camera: Camera | None = None
+        self,
+        reader: PixelReader,
+        *,
+        working_size: int,
+        camera: Camera | None = None,
+        passes_pixels: bool = False,
     ) -> None:
         self._reader = reader
         self._camera = camera or CorrectedCamera()
+        self._passes_pixels = passes_pixels
         self._shape = (working_size, working_size)
 
     def warm_up(self) -> None:
@@ -76,15 +84,18 @@ class Normalise(Stage[RawFrame, NormalisedFrame]):
             vacuum=none,
             beam_off=none,
             thumbnail=np.zeros(self._shape, np.uint8),
+            pixels=self._passed(frame),
         )
 
     def _normalise(self, frame: RawFrame) -> NormalisedFrame:
         delivery, header = frame.delivery, frame.header
         if header.fault:
             return self.pass_on(frame, header.fault)
-        pixels = self._reader.pixels(
-            delivery.log_id, delivery.ordinal, delivery.offset, header.dtype, header.shape
-        )
+        pixels = frame.pixels
+        if pixels is None:
+            pixels = self._reader.pixels(
+                delivery.log_id, delivery.ordinal, delivery.offset, header.dtype, header.shape
+            )
         try:
             counts = self._camera.analysed(header, pixels)
             normalised = normalise_frame(counts, shape=self._shape)
@@ -98,7 +109,11 @@ class Normalise(Stage[RawFrame, NormalisedFrame]):
             vacuum=normalised.vacuum,
             beam_off=normalised.beam_off,
             thumbnail=thumbnail(normalised.image),
+            pixels=self._passed(frame),
         )
+
+    def _passed(self, frame: RawFrame) -> Pixels | None:
+        return frame.pixels if self._passes_pixels else None
 
 
 def thumbnail(image: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -123,6 +123,7 @@ class Segment(Stage[NormalisedFrame, SegmentedFrame]):
             beam_off_fraction=shares.beam_off_fraction,
             confidence=confidence,
             agreement=agreement,
+            pixels=frame.pixels,
         )
         self._note(result)
         return result
@@ -144,4 +145,5 @@ def without_analysis(frame: NormalisedFrame | SegmentedFrame, reason: str) -> Se
         amorphous_fraction=0.0,
         vacuum_fraction=0.0,
         beam_off_fraction=0.0,
+        pixels=frame.pixels,
     )

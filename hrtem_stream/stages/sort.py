@@ -25,6 +25,7 @@ from hrtem_stream.messages import (
     FrameSummary,
     LossRange,
     Mark,
+    Pixels,
     SegmentedFrame,
     SeriesEnd,
     SeriesStart,
@@ -247,10 +248,11 @@ class Sort:
             It is, but its pixels are not those that were received.
         """
         delivery, header = frame.delivery, frame.header
-        pixels = self._reader.pixels(
-            delivery.log_id, delivery.ordinal, delivery.offset, header.dtype, header.shape
-        )
-        encoded = self._encoders.encode(frame, pixels)
+        encoded = self._encoders.encode(frame, self._pixels_of(frame))
+        if frame.pixels is not None:
+            if encoded.digest != header.digest:
+                raise LogError(f"record {delivery.ordinal} was damaged on its way")
+            return encoded
         if not self._reader.still_there(delivery.ordinal, delivery.offset):
             raise LogError(f"record {delivery.ordinal} was overwritten while it was read")
         if encoded.digest != header.digest:
@@ -424,11 +426,16 @@ class Sort:
         """Keep the bytes of a frame that does not fit the images of its series."""
         if isinstance(encoded, SetAsideFrame):
             return encoded
+        return self._series.set_aside(frame, self._pixels_of(frame))
+
+    def _pixels_of(self, frame: SegmentedFrame) -> Pixels:
+        """Give the pixels of a frame, out of its message or out of the log."""
+        if frame.pixels is not None:
+            return frame.pixels
         delivery, header = frame.delivery, frame.header
-        pixels = self._reader.pixels(
+        return self._reader.pixels(
             delivery.log_id, delivery.ordinal, delivery.offset, header.dtype, header.shape
         )
-        return self._series.set_aside(frame, pixels)
 
     def _archive_record(self, message: SegmentedFrame | ControlRecord) -> None:
         record = message.record if isinstance(message, ControlRecord) else _rotten(message.header)

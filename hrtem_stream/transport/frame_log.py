@@ -278,6 +278,12 @@ class FrameLog:
         self.account = account
         return record
 
+    def pixel_bytes(self, record: LoggedRecord) -> bytes:
+        """Copy the pixels of a record that is not acknowledged, for a message to another host."""
+        where = RING_START + record.offset + ALIGNMENT
+        where += aligned(len(record.meta) + len(record.account))
+        return self._pixels[where : where + record.n_pixel_bytes].tobytes()
+
     def close(self) -> None:
         """Let go of the mapping; the file stays."""
         del self._pixels

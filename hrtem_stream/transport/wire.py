@@ -5,7 +5,8 @@ A message is `[topic, envelope, meta, part...]`:
 - topic, 5 bytes: the shard as four digits and a colon, so that no topic is the start of another;
 - envelope, msgpack array: version, kind, then the fields of `Delivery`;
 - meta, msgpack map: the frame header or the control record, as it lies in the frame log;
-- parts: arrays as raw little-endian bytes whose shapes stand in the meta of the kind.
+- parts: arrays as raw little-endian bytes whose shapes stand in the meta of the kind;
+- the pixels of the frame, as its header says, for stages that cannot see the frame log.
 
 Nothing is allocated for what a message claims of itself: sizes are checked against what came.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import msgpack
@@ -32,22 +33,31 @@ from hrtem_stream.messages import (
     LossRange,
     Mark,
     NormalisedFrame,
+    Pixels,
     RawFrame,
     SegmentedFrame,
     SeriesEnd,
     SeriesStart,
     SeriesStatus,
 )
+from hrtem_stream.transport.fields import checked_record
 
 WIRE_VERSION = 1
 MAX_META_BYTES = 65_536
 MAX_SIDE = 16_384
+MAX_RAW_BYTES = 8 * MAX_SIDE * MAX_SIDE
+MAX_SHARDS = 10_000
+"""A topic has four digits."""
 MAX_WORKING_PIXELS = 2048 * 2048
 DTYPES = frozenset({"|u1", "<u2", "<u4", "|i1", "<i2", "<i4", "<f4", "<f8"})
 
 RAW, NORMALISED, SEGMENTED, CONTROL, MARK = range(5)
 FRAME_RECORD, START_RECORD, LOSS_RECORD, END_RECORD = range(1, 5)
 SUMMARY_TOPIC, STATUS_TOPIC = b"frame:", b"series:"
+
+_UNPACK_ERRORS = (
+    ValueError, OverflowError, TypeError, RecursionError, msgpack.exceptions.UnpackException,
+)  # fmt: skip
 
 Part: TypeAlias = bytes | memoryview
 StageMessage: TypeAlias = RawFrame | NormalisedFrame | SegmentedFrame | ControlRecord | Mark
@@ -94,22 +104,29 @@ def decode_record(meta: Part) -> Record:
     if not (isinstance(content, list) and len(content) == 2 and isinstance(content[1], dict)):
         raise WireError("meta", "meta must be an array of kind and map")
     kind, fields = content
-    if kind not in _RECORD_TYPES:
+    if type(kind) is not int or kind not in _RECORD_TYPES:
         raise WireError("meta", f"record kind must be one of {sorted(_RECORD_TYPES)}, got {kind!r}")
     try:
-        if kind == FRAME_RECORD:
-            return _header(fields)
         if kind == START_RECORD:
-            fields = {**fields, "calibration": Calibration(**fields["calibration"])}
+            given = fields["calibration"]
+            if not isinstance(given, dict):
+                raise ValueError(f"calibration must be a map, got {given!a:.80}")
+            fields = {**fields, "calibration": checked_record(Calibration(**given))}
         record: Record = _RECORD_TYPES[kind](**fields)
+        if isinstance(record, FrameHeader):
+            record = _with_sound_shape(record)
+        checked_record(record)
     except (TypeError, KeyError, ValueError) as error:
         raise WireError("meta", f"record of kind {kind}: {error}") from None
     return record
 
 
-def encode_publication(delivery: Delivery, meta: bytes, *, kind: int) -> list[Part]:
+def encode_publication(
+    delivery: Delivery, meta: bytes, *, kind: int, pixels: Part | None = None
+) -> list[Part]:
     """Encode what `ingest` publishes: a raw frame, a control record or a mark."""
-    return [topic(delivery.shard), _envelope(kind, delivery), meta]
+    parts: list[Part] = [topic(delivery.shard), _envelope(kind, delivery), meta]
+    return parts if pixels is None else [*parts, pixels]
 
 
 def encode(message: StageMessage) -> list[Part]:
@@ -117,7 +134,10 @@ def encode(message: StageMessage) -> list[Part]:
     delivery = message.delivery
     match message:
         case RawFrame():
-            return encode_publication(delivery, encode_record(message.header), kind=RAW)
+            return [
+                *encode_publication(delivery, encode_record(message.header), kind=RAW),
+                *_encode_pixels(message.pixels),
+            ]
         case ControlRecord():
             return encode_publication(delivery, encode_record(message.record), kind=CONTROL)
         case Mark():
@@ -131,6 +151,7 @@ def encode(message: StageMessage) -> list[Part]:
                 _bits(message.vacuum),
                 _bits(message.beam_off),
                 _raw(message.thumbnail),
+                *_encode_pixels(message.pixels),
             ]
         case SegmentedFrame():
             return [
@@ -152,6 +173,7 @@ def encode(message: StageMessage) -> list[Part]:
                 _bits(message.vacuum),
                 _bits(message.beam_off),
                 _raw(message.thumbnail),
+                *_encode_pixels(message.pixels),
             ]
 
 
@@ -177,7 +199,7 @@ def decode(parts: Sequence[Part]) -> StageMessage:
         raise WireError("meta", "a frame must carry a frame header")
     record = dataclasses.replace(record, digest=delivery.digest)
     if kind == RAW:
-        return RawFrame(delivery=delivery, header=record)
+        return RawFrame(delivery=delivery, header=record, pixels=_take_pixels(record, parts[3:], 0))
     if kind == NORMALISED:
         return _decode_normalised(delivery, record, parts[3:])
     return _decode_segmented(delivery, record, parts[3:])
@@ -208,22 +230,13 @@ def decode_summary(parts: Sequence[Part]) -> FrameSummary:
         if version != WIRE_VERSION:
             raise WireError("version", f"wire version must be {WIRE_VERSION}, got {version!r}")
         rows, columns = _working_shape(shape)
-        _check_types(
-            fields,
-            {
-                str: ("series", "series_id", "name", "method", "fault"),
-                int: ("sequence", "row", "rank", "received_ns"),
-                (int, float): (
-                    "graphene_fraction", "amorphous_fraction", "vacuum_fraction",
-                    "beam_off_fraction", "confidence", "agreement", "latency_s",
-                ),
-            },
-        )  # fmt: skip
-        return FrameSummary(
-            **{**fields, "shape": tuple(fields["shape"])},
-            thumbnail=_array(parts[2], np.uint8, (rows, columns)),
-            amorphous=_unbits(parts[3], (rows, columns)),
-            vacuum=_unbits(parts[4], (rows, columns)),
+        return checked_record(
+            FrameSummary(
+                **{**fields, "shape": tuple(fields["shape"])},
+                thumbnail=_array(parts[2], np.uint8, (rows, columns)),
+                amorphous=_unbits(parts[3], (rows, columns)),
+                vacuum=_unbits(parts[4], (rows, columns)),
+            )
         )
     except (TypeError, ValueError, KeyError) as error:
         raise WireError("meta", f"summary: {error}") from None
@@ -242,33 +255,15 @@ def decode_status(parts: Sequence[Part]) -> SeriesStatus:
         version, fields = content
         if version != WIRE_VERSION:
             raise WireError("version", f"wire version must be {WIRE_VERSION}, got {version!r}")
-        status = SeriesStatus(**fields)
+        return checked_record(SeriesStatus(**fields))
     except (TypeError, ValueError) as error:
         raise WireError("meta", f"status: {error}") from None
-    _check_types(
-        fields,
-        {
-            str: ("series", "series_id", "lost_reason", "archive"),
-            int: ("n_archived", "n_lost"),
-            bool: ("is_closed",),
-            (int, type(None)): ("n_expected",),
-            (int, float, type(None)): ("pixel_size_nm",),
-        },
-    )
-    return status
-
-
-def _check_types(fields: dict[str, Any], types: Mapping[Any, Sequence[str]]) -> None:
-    for kind, names in types.items():
-        for name in names:
-            if not isinstance(fields[name], kind):
-                raise WireError("meta", f"{name} has a wrong type: {type(fields[name]).__name__}")
 
 
 def _decode_normalised(
     delivery: Delivery, header: FrameHeader, parts: Sequence[Part]
 ) -> NormalisedFrame:
-    _need_parts(parts, 6)
+    pixels = _take_pixels(header, parts, 6)
     shape, side = _array_shapes(parts[0])
     return NormalisedFrame(
         delivery=delivery,
@@ -278,13 +273,14 @@ def _decode_normalised(
         vacuum=_unbits(parts[3], shape),
         beam_off=_unbits(parts[4], shape),
         thumbnail=_array(parts[5], np.uint8, shape),
+        pixels=pixels,
     )
 
 
 def _decode_segmented(
     delivery: Delivery, header: FrameHeader, parts: Sequence[Part]
 ) -> SegmentedFrame:
-    _need_parts(parts, 7)
+    pixels = _take_pixels(header, parts, 7)
     shape, side = _array_shapes(parts[0])
     scores = _unpack(parts[1], 1024, "scores")
     if not (isinstance(scores, list) and len(scores) == 7 and isinstance(scores[0], str)):
@@ -306,20 +302,36 @@ def _decode_segmented(
         beam_off_fraction=scores[4],
         confidence=scores[5],
         agreement=scores[6],
+        pixels=pixels,
     )
 
 
-def _header(fields: dict[str, Any]) -> FrameHeader:
-    shape = fields["shape"]
+def _encode_pixels(pixels: Pixels | None) -> list[Part]:
+    return [] if pixels is None else [_raw(pixels)]
+
+
+def _take_pixels(header: FrameHeader, parts: Sequence[Part], n_parts: int) -> Pixels | None:
+    """Read the pixels behind the other parts, if there are any."""
+    if len(parts) == n_parts:
+        return None
+    _need_parts(parts, n_parts + 1)
+    M, N = header.shape
+    return _array(parts[-1], np.dtype(header.dtype), (M, N) if N else (1, M))
+
+
+def _with_sound_shape(header: FrameHeader) -> FrameHeader:
+    shape: Any = header.shape
     if not (isinstance(shape, list) and len(shape) == 2):
-        raise ValueError(f"shape must have two numbers, got {shape!r}")
-    if not all(isinstance(side, int) and side >= 0 for side in shape):
-        raise ValueError(f"shape must be whole numbers from 0, got {shape!r}")
-    if shape[1] and max(shape) > MAX_SIDE:
+        raise ValueError(f"shape must have two numbers, got {shape!a:.80}")
+    if not all(type(side) is int and side >= 0 for side in shape):
+        raise ValueError(f"shape must be whole numbers from 0, got {shape!a:.80}")
+    if (max(shape) > MAX_SIDE) if shape[1] else (shape[0] > MAX_RAW_BYTES):
         raise ValueError(f"sides must be at most {MAX_SIDE}, got {shape!r}")
-    if fields["dtype"] not in DTYPES:
-        raise ValueError(f"dtype must be one of {sorted(DTYPES)}, got {fields['dtype']!r}")
-    return FrameHeader(**{**fields, "shape": (shape[0], shape[1])})
+    if type(header.dtype) is not str or header.dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {sorted(DTYPES)}, got {header.dtype!a:.80}")
+    if not shape[1] and header.dtype != "|u1":
+        raise ValueError(f"raw bytes must be of dtype |u1, got {header.dtype!r}")
+    return dataclasses.replace(header, shape=(shape[0], shape[1]))
 
 
 def _envelope(kind: int, delivery: Delivery) -> bytes:
@@ -337,7 +349,10 @@ def _read_envelope(part: Part) -> tuple[int, Delivery]:
     kind = content[1]
     if not RAW <= kind <= MARK:
         raise WireError("envelope", f"kind must be 0 to 4, got {kind}")
-    return kind, Delivery(**dict(zip(_PACKED_FIELDS, content[2:], strict=True)))
+    delivery = Delivery(**dict(zip(_PACKED_FIELDS, content[2:], strict=True)))
+    if not 0 <= delivery.shard < MAX_SHARDS or delivery.ordinal < -1 or delivery.floor < 0:
+        raise WireError("envelope", f"shard, ordinal or floor are impossible: {delivery}")
+    return kind, delivery
 
 
 def _array_shapes(part: Part) -> tuple[tuple[int, int], int]:
@@ -405,5 +420,5 @@ def _unpack(part: Part, limit: int, what: str) -> Any:
         raise WireError("size", f"{what} must have at most {limit} bytes, got {len(part)}")
     try:
         return msgpack.unpackb(part)
-    except (ValueError, msgpack.exceptions.UnpackException, RecursionError) as error:
-        raise WireError("meta", f"{what} is not msgpack: {error}") from None
+    except _UNPACK_ERRORS as error:
+        raise WireError("meta", f"{what} is not msgpack: {error!a:.200}") from None

@@ -10,6 +10,7 @@ import textwrap
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,15 +36,36 @@ def _spec(folder: Path, name: str, script: str) -> ProcessSpec:
     return ProcessSpec(name, command, {}, folder / name)
 
 
-def _supervisor(folder: Path, scripts: dict[str, str], **changes: float) -> Supervisor:
-    times = {"hang_s": 1.0, "start_up_s": 20.0, "drain_s": 10.0, **changes}
-    return Supervisor([_spec(folder, name, text) for name, text in scripts.items()], **times)
+def _supervisor(folder: Path, scripts: dict[str, str], **changes: Any) -> Supervisor:
+    specs = [_spec(folder, name, text) for name, text in scripts.items()]
+    usual = {"leader": specs[0].name, "hang_s": 1.0, "start_up_s": 20.0, "drain_s": 10.0}
+    return Supervisor(specs, **usual | changes)
 
 
 def test_it_ends_when_the_first_process_is_through_and_stops_the_others(tmp_path: Path) -> None:
     first = PRELUDE + "heart.beat(); time.sleep(0.2)\n"
     last = PATIENT + "(folder / 'stopped').touch()\n"
     assert _supervisor(tmp_path, {"ingest": first, "sort": last}).run()
+    assert (tmp_path / "stopped").exists()
+
+
+def test_without_ingest_only_the_user_ends_the_session(tmp_path: Path) -> None:
+    briefly = (
+        PRELUDE
+        + """
+again = (folder / 'once').exists()
+(folder / 'once').touch()
+heart.n_done = 1
+heart.beat()
+if again:
+    os.kill(int(sys.argv[2]), signal.SIGINT)
+    while not stop.is_set: heart.beat(); time.sleep(0.01)
+    (folder / 'stopped').touch()
+"""
+    )
+    supervisor = _supervisor(tmp_path, {"segment-0": briefly}, leader=None)
+    assert supervisor.run()
+    assert supervisor.n_restarts == 1
     assert (tmp_path / "stopped").exists()
 
 
@@ -129,7 +151,7 @@ from hrtem_stream.runtime.supervisor import ProcessSpec, Supervisor
 folder = {str(tmp_path)!r}
 command = [sys.executable, "-c", {child_script!r}, folder, str(os.getpid()), "ingest"]
 spec = ProcessSpec("ingest", command, {{}}, Path(folder) / "ingest")
-Supervisor([spec], hang_s=5, start_up_s=20, drain_s=5).run()
+Supervisor([spec], leader="ingest", hang_s=5, start_up_s=20, drain_s=5).run()
 """
     supervisor = subprocess.Popen([sys.executable, "-c", script])
     with supervisor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,20 @@ from hrtem_stream.messages import (
     FeedPosition,
     FrameHeader,
     LossRange,
+    RawFrame,
     SeriesEnd,
     SeriesStart,
 )
 from hrtem_stream.runtime.heart import Heart
 from hrtem_stream.runtime.meter import Meter
 from hrtem_stream.runtime.pause import PAUSED
+from hrtem_stream.series_name import series_name_fault
 from hrtem_stream.stages.account import SeriesAccount
 from hrtem_stream.stages.ingest import Ingest, open_log
 from hrtem_stream.transport.delivery import Acknowledgement, Dispatcher
 from hrtem_stream.transport.frame_log import FrameLog, read_log
 from hrtem_stream.transport.log_format import NEXT_ORDINAL, NEXT_ORDINAL_OFFSET, RING_START
-from hrtem_stream.transport.wire import decode_record
+from hrtem_stream.transport.wire import decode, decode_record
 
 
 class Feed:
@@ -298,3 +301,35 @@ def test_each_frame_of_a_camera_is_declared_while_saving_is_paused(
     assert frame.sequence == 3
     assert (loss.first, loss.n_frames, loss.reason) == (0, 3, PAUSED)
     assert (end.n_received, end.n_archived) == (4, 1)
+
+
+def test_pixels_travel_with_the_message_if_asked(tmp_path: Path) -> None:
+    items = [SeriesStart(series="a"), _frame(0), _frame(1)]
+    ingest, wires = _ingest(tmp_path, Feed(items), sends_pixels=True)
+    _turn(ingest)
+    frames = [m for m in map(decode, wires.sent) if isinstance(m, RawFrame)]
+    assert [frame.header.sequence for frame in frames] == [0, 1]
+    for frame in frames:
+        assert frame.pixels is not None
+        assert frame.pixels.tolist() == [[frame.header.sequence] * 8] * 8
+
+
+def test_an_acknowledgement_of_what_was_never_sent_is_refused(tmp_path: Path) -> None:
+    ingest, wires = _ingest(tmp_path, Feed([SeriesStart(series="a"), _frame(0)]))
+    _turn(ingest)
+    true = Acknowledgement(
+        log_id=read_log(tmp_path / "log")[0], incarnation=1, base=2, held=b"", horizon={}
+    )
+    wires.states.append(replace(true, base=2**40))
+    _turn(ingest)
+    assert read_log(tmp_path / "log")[1] == 0
+    wires.states.append(true)
+    _turn(ingest)
+    assert read_log(tmp_path / "log")[1] == 2
+
+
+def test_a_series_whose_name_would_leave_the_folder_gets_another(tmp_path: Path) -> None:
+    ingest, _ = _ingest(tmp_path, Feed([SeriesStart(series="../../a"), _frame(0), _frame(1)]))
+    _turn(ingest)
+    (name,) = {record.series for record in _records(tmp_path)}
+    assert series_name_fault(name) == ""

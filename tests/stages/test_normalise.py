@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -68,3 +69,17 @@ def test_a_fault_that_came_with_the_frame_stays() -> None:
 def test_a_thumbnail_spans_three_deviations_each_way() -> None:
     image = np.array([[-9.0, -3.0, 0.0, 3.0, 9.0]], np.float32)
     assert thumbnail(image).tolist() == [[0, 0, 127, 255, 255]]
+
+
+def test_pixels_that_came_in_the_message_are_taken_from_it_and_passed_on_if_asked() -> None:
+    class Nowhere:
+        def pixels(self, *place: Any) -> NDArray[Any]:
+            raise AssertionError("there is no log on this host")
+
+    frame = replace(raw(0), pixels=_noise())
+    for passes in (False, True):
+        stage = Normalise(Nowhere(), working_size=64, passes_pixels=passes)
+        (result,) = stage.process([frame])
+        assert np.array_equal(result.image, _frame(_noise()).image)
+        assert (result.pixels is frame.pixels) is passes
+        assert (stage.pass_on(frame, "why").pixels is frame.pixels) is passes

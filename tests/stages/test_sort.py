@@ -248,6 +248,22 @@ def test_a_frame_of_another_shape_is_set_aside_byte_for_byte(bench: Bench) -> No
         assert np.isnan(archive.scores["graphene_fraction"][1])
 
 
+def test_pixels_that_came_in_the_message_need_no_log(bench: Bench, tmp_path: Path) -> None:
+    start, frame, end = bench.start(), bench.frame(0), bench.end(1)
+    found = bench.log.pixel_bytes(bench.records[1])
+    pixels = np.frombuffer(found, np.uint16).reshape(128, 128)
+    bench.sort._reader = FrameLogReader(tmp_path / "no log on this host")
+    damaged = pixels ^ 1
+    bench.send(start, replace(frame, pixels=damaged))
+    bench.turn_some()
+    assert bench.acknowledge.state.base == 1, "a frame damaged on its way is asked for again"
+    bench.send(replace(frame, pixels=pixels), end)
+    bench.turn_until(lambda: (bench.folder / "s.nxs").exists())
+    with open_archive(bench.folder / "s.nxs") as archive:
+        assert archive.scores["digest"].tolist() == [bench.records[1].digest]
+        assert archive.ledger.balanced
+
+
 def test_a_mark_is_answered_at_once_with_the_horizon(bench: Bench) -> None:
     bench.send(Mark(delivery=delivery(-1)))
     bench.sort.turn()

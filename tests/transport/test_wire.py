@@ -190,6 +190,28 @@ HOSTILE = [
     (_changed(2, _header(dtype="O")), "meta"),
     (_changed(2, _header(dtype="<U9999999")), "meta"),
     (_changed(2, _header(unknown=1)), "meta"),
+    (_changed(2, _header(dtype=["<u2"])), "meta"),
+    (_changed(2, _header(shape=[True, True])), "meta"),
+    (_changed(2, _header(series_id=["not", "hashable"])), "meta"),
+    (_changed(2, _header(sequence="4")), "meta"),
+    (_changed(2, _header(row=True)), "meta"),
+    (_changed(2, _header(received_ns=1.5)), "meta"),
+    (_changed(2, _header(series="../../etc/cron.d/x")), "meta"),
+    (_changed(2, _header(series="/etc/passwd")), "meta"),
+    (_changed(2, _header(series="a\0b")), "meta"),
+    (_changed(2, _header(series="CON: ")), "meta"),
+    (_changed(2, msgpack.packb([True, {}])), "meta"),
+    (_changed(2, msgpack.packb([[], {}])), "meta"),
+    (_changed(2, msgpack.packb([2, {"series": "../x", "calibration": {}}])), "meta"),
+    (_changed(2, msgpack.packb([2, {"series": "s", "calibration": "map"}])), "meta"),
+    (_changed(2, msgpack.packb([2, {"series": "s", "calibration": {"exposure_s": "1"}}])), "meta"),
+    (_changed(2, msgpack.packb([2, {"series": "s", "calibration": {}, "metadata": {"a": 1}}])),
+     "meta"),
+    (_changed(1, msgpack.packb([1, 1, 1, 5, 0, 9, 10_000, 0, 1, 0])), "envelope"),
+    (_changed(1, msgpack.packb([1, 1, 1, -2, 0, 9, 0, 0, 1, 0])), "envelope"),
+    ([*_bytes(encode(_normalised(8, 8, 0))), b"not the pixels of the header"], "size"),
+    ([*_bytes(encode(_normalised(8, 8, 0))), b"", b""], "parts"),
+    ([*_bytes(encode(RawFrame(delivery=DELIVERY, header=HEADER))), b"too short"], "size"),
     (_changed(3, msgpack.packb([8, 8])), "meta"),
     (_changed(3, msgpack.packb([8, 8, 200])), "meta"),
     (_changed(3, msgpack.packb([0, 8, 3])), "meta"),
@@ -197,7 +219,29 @@ HOSTILE = [
     (_changed(4, b"too short"), "size"),
     (_changed(6, b""), "size"),
     (_bytes(encode(_normalised(8, 8, 0)))[:-1], "parts"),
-]
+]  # fmt: skip
+
+
+def test_pixels_travel_behind_the_other_parts() -> None:
+    pixels = np.arange(120, dtype="<u2").reshape(12, 10)
+    raw = RawFrame(delivery=DELIVERY, header=HEADER, pixels=pixels)
+    for frame in (
+        raw,
+        dataclasses.replace(_normalised(8, 8, 0), pixels=pixels),
+        dataclasses.replace(_segmented(8, 8, 0), pixels=pixels),
+    ):
+        found = decode(_bytes(encode(frame)))
+        assert _same(frame, found)
+        assert not found.pixels.flags.writeable  # type: ignore[union-attr]
+
+
+def test_the_bytes_of_a_torn_frame_travel_as_one_row() -> None:
+    header = dataclasses.replace(HEADER, shape=(7, 0), dtype="|u1", fault="cut")
+    frame = RawFrame(delivery=DELIVERY, header=header, pixels=np.arange(7, dtype=np.uint8))
+    found = decode(_bytes(encode(frame)))
+    assert isinstance(found, RawFrame)
+    assert found.pixels is not None
+    assert found.pixels.tolist() == [list(range(7))]
 
 
 @pytest.mark.parametrize(("parts", "reason"), HOSTILE)

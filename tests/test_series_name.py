@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hrtem_stream.sources.series_name import series_name_fault, series_name_from
+from hrtem_stream.series_name import series_name_fault, series_name_from
 
 
 @pytest.mark.parametrize(
