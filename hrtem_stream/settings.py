@@ -372,6 +372,13 @@ class PageSettings(Table):
     """Port of the page; another free one where it is taken; 0: any free one."""
 
 
+class DrillSettings(Table):
+    """Faults that `hrtem-stream drill` injects into the stages."""
+
+    folder: str = ""
+    """Folder through which the drill steers them; empty, as it must be at a microscope: none."""
+
+
 class SessionSettings(Table):
     """The session as a whole."""
 
@@ -425,6 +432,8 @@ class Settings(BaseSettings):
         if not self.session.stages:
             raise ValueError("session.stages must name at least one stage")
         return self
+
+    drill: DrillSettings = DrillSettings()
 
     @model_validator(mode="after")
     def _paths_fit_a_socket(self) -> Settings:

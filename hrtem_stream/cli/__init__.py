@@ -14,6 +14,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from hrtem_stream.cli.archives import info, recover, verify
+from hrtem_stream.cli.console import print_failure
+from hrtem_stream.cli.drill import drill
 from hrtem_stream.cli.frames import evaluate, segment, simulate
 from hrtem_stream.cli.keys import keys_app
 from hrtem_stream.cli.machine import config_show, doctor
@@ -29,7 +31,7 @@ app = typer.Typer(
 )  # fmt: skip
 COMMANDS = (
     demo, run, replay, segment, evaluate, info, verify, recover, simulate, stage, doctor,
-    train, crossvalidate, gridsearch, page,
+    drill, train, crossvalidate, gridsearch, page,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)
@@ -45,7 +47,10 @@ def main() -> NoReturn:
         app(standalone_mode=True)
     except HrtemError as error:
         print(f"hrtem-stream: {error}", file=sys.stderr)
-        sys.exit(_exit_code(error))
+        code = _exit_code(error)
+        if "--json" in sys.argv:
+            print_failure(str(error), code)
+        sys.exit(code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -97,6 +97,11 @@ def print_json(content: dict[str, Any]) -> None:
     print(json.dumps(content, default=str))
 
 
+def print_failure(message: str, exit_code: int, **more: Any) -> None:
+    """Print on stdout, as one object, why a command that was asked for JSON has failed."""
+    print_json({"error": message, "exit_code": exit_code, **more})
+
+
 def say(text: str) -> None:
     """Print a sentence on stderr."""
     print(f"hrtem-stream: {text}", file=sys.stderr)

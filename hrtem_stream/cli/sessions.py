@@ -12,6 +12,7 @@ import typer
 from hrtem_stream.cli.console import (
     absolute,
     parse_values,
+    print_failure,
     print_json,
     require_paths,
     say,
@@ -64,7 +65,7 @@ def demo(
         },
     )
     result = _run(settings, frames)
-    _exit_on_failure(result)
+    _exit_on_failure(result, as_json)
     report = report_of(result.archives)
     picture = output / "ranked.png"
     draw_ranked(archive, picture)
@@ -89,8 +90,12 @@ def run(
         config, {"page.enabled": page, **_security(insecure), **parse_values(settings_values)}
     )
     result = _run(settings, None)
-    _exit_on_failure(result)
-    reports = [report_of([path]) for path in result.archives]
+    _exit_on_failure(result, as_json)
+    there = [path for path in result.archives if path.exists()]
+    for path in result.archives:
+        if path not in there:
+            say(f"{path} was closed in order, and has been taken away since")
+    reports = [report_of([path]) for path in there]
     if as_json:
         print_json({"archives": reports})
     for report in [] if as_json else reports:
@@ -150,7 +155,7 @@ def replay(
         },
     )
     result = _run(settings, None)
-    _exit_on_failure(result)
+    _exit_on_failure(result, as_json)
     report = report_of(result.archives)
     if as_json:
         print_json(report)
@@ -209,9 +214,12 @@ def _parse_rate(rate: str) -> float | str:
         ) from None
 
 
-def _exit_on_failure(result: SessionResult) -> None:
+def _exit_on_failure(result: SessionResult, as_json: bool) -> None:
     if result.exit_code:
         say(result.message)
+        if as_json:
+            archives = [str(path) for path in result.archives]
+            print_failure(result.message, result.exit_code, archives=archives)
         raise typer.Exit(result.exit_code)
 
 

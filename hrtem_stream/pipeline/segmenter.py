@@ -22,11 +22,12 @@ def make_segmenter(
     *,
     working_size: int,
     note_switch: Callable[[str], None] = lambda reason: None,
+    wrap: Callable[[Segmenter], Segmenter] = lambda choice: choice,
 ) -> WithFallback:
     """Give the segmenter that the settings ask for, with the Bragg filter behind it.
 
     `auto` takes the U-Net where torch and its weights are to be had and, on a processor, an image
-    does not take it longer than `slowest_s`; else the Bragg filter.
+    does not take it longer than `slowest_s`; else the Bragg filter. `wrap` goes around the choice.
 
     Raises
     ------
@@ -45,7 +46,9 @@ def make_segmenter(
                 raise SettingsError(f"segment.segmenter = unet: {error}") from None
             logger.warning("the Bragg filter segments, not the U-Net: %s", error)
             note_switch(error.reason)
-    return WithFallback(choice, fallback=bragg, oldest_s=settings.oldest_s, note_switch=note_switch)
+    return WithFallback(
+        wrap(choice), fallback=bragg, oldest_s=settings.oldest_s, note_switch=note_switch
+    )
 
 
 def _load_unet(settings: SegmentSettings, working_size: int) -> Segmenter:

@@ -6,8 +6,10 @@ A process imports only what its own stage needs, as `ingest` must start fast.
 from __future__ import annotations
 
 import logging
+import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hrtem_stream.errors import ArchiveError, FeedError, HrtemError, SettingsError
@@ -31,6 +33,7 @@ from hrtem_stream.settings import Settings
 
 if TYPE_CHECKING:
     from hrtem_stream.runtime.meter import Meter
+    from hrtem_stream.stages.fallback import Segmenter
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +114,7 @@ def _run_ingest(
         idle_end_s=0.0 if settings.feed.kind == "folder" else settings.ingest.idle_end_s,
         first_item_s=settings.ingest.first_item_s,
         sends_pixels=settings.frame_log.pixels_to != "nobody",
+        clock_ns=_wall_clock(settings),
         finished_mark=(
             None if settings.feed.is_live else settings.runtime_directory / "feed-finished"
         ),
@@ -154,10 +158,12 @@ def _run_segment(
             settings.segment,
             working_size=settings.normalise.working_size,
             note_switch=meter.count_switch,
+            wrap=_fault_of_the_drill(settings),
         ),
         working_size=settings.normalise.working_size,
         agreement_share=settings.segment.agreement_share,
         note=meter.note_segmented,
+        clock_ns=_wall_clock(settings),
     )
     _run_between(
         settings, stage, index, meter, heart, stop, take="normalised", give="segmented",
@@ -203,6 +209,7 @@ def _run_between(
     Runner(
         stage, inbox=inbox, outbox=outbox, decode=decode, encode=encode, suspicions=suspicions,
         meter=meter, heart=heart, stop=stop, batch_frames=batch_frames, batch_wait_s=batch_wait_s,
+        clock_ns=_wall_clock(settings),
     ).run()  # fmt: skip
 
 
@@ -253,6 +260,7 @@ def _run_sort(
         flush_s=settings.sort.flush_s,
         n_threads=settings.sort.threads,
         full_disk_wait_s=settings.archive.full_disk_wait_s,
+        clock_ns=_wall_clock(settings),
     ).run()
 
 
@@ -261,6 +269,24 @@ def _max_part_bytes(settings: Settings) -> int:
     from hrtem_stream.transport.sockets import MAX_MESSAGE_BYTES, MAX_PIXEL_BYTES
 
     return MAX_MESSAGE_BYTES if settings.frame_log.pixels_to == "nobody" else MAX_PIXEL_BYTES
+
+
+def _wall_clock(settings: Settings) -> Callable[[], int]:
+    """Give the clock that stamps frames, in nanoseconds since 1970."""
+    if not settings.drill.folder:
+        return time.time_ns
+    from hrtem_stream.simulators.injected import JumpingClock
+
+    return JumpingClock(Path(settings.drill.folder))
+
+
+def _fault_of_the_drill(settings: Settings) -> Callable[[Segmenter], Segmenter]:
+    """Give what makes a segmenter fail on demand of the drill, and never without one."""
+    if not settings.drill.folder:
+        return lambda choice: choice
+    from hrtem_stream.simulators.injected import FailingSegmenter
+
+    return lambda choice: FailingSegmenter(choice, Path(settings.drill.folder))
 
 
 def _one_thread_each() -> None:

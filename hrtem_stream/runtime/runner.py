@@ -69,6 +69,7 @@ class Runner(Generic[Taken, Given]):
         stop: StopRequest,
         batch_frames: int,
         batch_wait_s: float,
+        clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._stage = stage
         self._inbox = inbox
@@ -81,6 +82,7 @@ class Runner(Generic[Taken, Given]):
         self._stop = stop
         self._batch_frames = batch_frames
         self._batch_wait_s = batch_wait_s
+        self._clock_ns = clock_ns
 
     def run(self) -> None:
         """Work until told to stop and nothing more comes."""
@@ -181,6 +183,6 @@ class Runner(Generic[Taken, Given]):
         self._meter.frames_sent.inc()
         self._meter.bytes_sent.inc(sum(map(len, parts)))
         self._meter.frame_age_seconds.observe(
-            max(0.0, (time.time_ns() - result.header.received_ns) / 1e9)
+            max(0.0, (self._clock_ns() - result.header.received_ns) / 1e9)
         )
         self._heart.n_done += 1

@@ -149,6 +149,7 @@ class Ingest:
         waits_when_paused: bool = False,
         sends_pixels: bool = False,
         clock: Callable[[], float] = time.monotonic,
+        clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._feed = feed
         self._log = log
@@ -168,6 +169,7 @@ class Ingest:
         self._waits_when_paused = waits_when_paused
         self._recalled_below = log.next_ordinal
         self._clock = clock
+        self._clock_ns = clock_ns
         self._waiting = deque(record for record in logged if record.ordinal >= log.base)
         """Logged, not yet published."""
         self._entries: deque[Entry] = deque()
@@ -323,7 +325,7 @@ class Ingest:
             return
         self._heard_s = now_s
         self._first_item_s = 0.0
-        now_ns = time.time_ns()
+        now_ns = self._clock_ns()
         match item:
             case FeedFrame():
                 self._take_frame(item, now_ns)

@@ -121,6 +121,7 @@ class Sort:
         n_threads: int,
         full_disk_wait_s: float,
         clock: Callable[[], float] = time.monotonic,
+        clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._series = series
         self._reader = reader
@@ -134,6 +135,7 @@ class Sort:
         self._flush_s = flush_s
         self._full_disk_wait_s = full_disk_wait_s
         self._clock = clock
+        self._clock_ns = clock_ns
         self._receipt = Receipt(incarnation=secrets.randbits(63))
         self._held: dict[int, _Held] = {}
         self._rankings: dict[str, LiveRanking] = {}
@@ -417,7 +419,7 @@ class Sort:
             (frame, encoded if self._series.fits(frame.header) else self._set_aside(frame, encoded))
             for frame, encoded in new
         ]
-        archived_ns = time.time_ns()
+        archived_ns = self._clock_ns()
         self._series.append(fitting, archived_ns)
         for frame, encoded in fitting:
             self._count(frame, encoded, archived_ns)
