@@ -167,7 +167,9 @@ def replay(
 def _run(settings: Settings, n_frames: int | None) -> SessionResult:
     """Run a session, with a progress bar on a terminal."""
     from hrtem_stream.pipeline import run_session
+    from hrtem_stream.runtime.log import set_up_logging
 
+    set_up_logging(settings.session.log_level, "supervisor")
     if not sys.stderr.isatty():
         return run_session(settings)
     from rich.console import Console

@@ -73,7 +73,7 @@ class Session:
             The session ended, or took too long.
         """
         deadline = time.monotonic() + START_S
-        while any(self.pid(stage) == 0 for stage in self.stages):
+        while any(self.pid(stage) == 0 or self.beat(stage).beat_ns == 0 for stage in self.stages):
             self.check()
             if time.monotonic() > deadline:
                 raise DrillError(f"the stages did not start within {START_S:g} s")

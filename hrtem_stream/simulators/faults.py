@@ -26,8 +26,6 @@ from hrtem_stream.simulators.injected import segmenter_path, set_clock
 SLOW_STEP_S: Final = 0.01
 """A stage that runs one such step in ten is ten times as slow."""
 LIVES_WAIT_S: Final = 10.0
-DEATH_S: Final = 0.05
-"""A killed process is gone after this time."""
 WRITE_WAIT_S: Final = 2.0
 CUT_WAIT_S: Final = 120.0
 SETTLED_S: Final = 1.0
@@ -183,19 +181,20 @@ class Injector:
 
     def _kill(self, stages: list[str]) -> str:
         self._wait(lambda: all(self._session.pid(stage) for stage in stages))
-        for pid in [self._session.pid(stage) for stage in stages]:
+        victims = {stage: self._session.pid(stage) for stage in stages}
+        for pid in victims.values():
             signal_process(pid, signal.SIGKILL)
+        self._wait(lambda: all(self._session.pid(stage) != victims[stage] for stage in stages))
         return ""
 
     def _kill_twice(self) -> str:
         """Kill a stage, and its successor as soon as it lives."""
         stage = self._any_stage()
         first = self._session.pid(stage)
-        signal_process(first, signal.SIGKILL)
+        self._kill([stage])
         self._wait(lambda: self._session.pid(stage) not in (0, first))
         time.sleep(float(self._rng.uniform(0, 0.3)))
-        signal_process(self._session.pid(stage), signal.SIGKILL)
-        return ""
+        return self._kill([stage])
 
     def _kill_supervisor(self) -> str:
         self._session.kill_supervisor()
@@ -315,7 +314,6 @@ class Injector:
 
     def _wait_for_ingest(self) -> None:
         """Wait until `ingest`, or its successor, works."""
-        time.sleep(DEATH_S)
         self._wait(
             lambda: self._session.pid("ingest") > 0 and self._session.beat("ingest").beat_ns > 0
         )
