@@ -119,7 +119,7 @@ def _run_ingest(
             None if settings.feed.is_live else settings.runtime_directory / "feed-finished"
         ),
         is_paused=PauseSwitch(settings.runtime_directory),
-        waits_when_paused=not settings.feed.is_live,
+        is_recording=not settings.feed.is_live,
     )
     ingest.run()
     log.remove()  # all of it is archived

@@ -222,7 +222,7 @@ class _RoundRun:
         try:
             yield disk
         finally:
-            self._keep_evidence()
+            self._keep_evidence("")
             disk.unmount()
             shutil.rmtree(self._log_folder, ignore_errors=True)
 
@@ -311,10 +311,11 @@ class _RoundRun:
         self._places.append((series, places))
         for finding in account.findings[n_findings:]:
             self._say(f"FOUND {finding}")
-        if account.is_sound and was_sound:
-            for path in files_of(self._archives, series.name):
-                path.unlink()
-                path.with_name(f"{path.name}.journal").unlink(missing_ok=True)
+        if len(account.findings) > n_findings or account.is_sound != was_sound:
+            self._keep_evidence(series.name)
+        for path in files_of(self._archives, series.name):
+            path.unlink()
+            path.with_name(f"{path.name}.journal").unlink(missing_ok=True)
 
     def _may_lose(self, sent_s: float) -> bool:
         return any(
@@ -345,9 +346,9 @@ class _RoundRun:
             if recovery_s is not None:
                 self._figures.recoveries.append(recovery_s)
 
-    def _keep_evidence(self) -> None:
-        """Copy what is left of the archives beside the log of the session."""
-        for path in self._archives.glob("*.nxs*"):
+    def _keep_evidence(self, series: str) -> None:
+        """Copy archives from their own disk to where they outlive the round."""
+        for path in self._archives.glob(f"{series}*.nxs*"):
             with contextlib.suppress(OSError):
                 shutil.copy2(path, self._folder)
 

@@ -62,6 +62,7 @@ class FeedSocket:
         ):
             self._socket.setsockopt(option, value)
         prepare_for_network(self._socket)
+        _keep_while_waiting(self._socket)
         if pattern == "pub":
             self._socket.subscribe(b"")
         self._guard = guard
@@ -133,3 +134,19 @@ class FeedSocket:
                 "or speaks no ZeroMQ; connected again"
             ),
         )
+
+
+def _keep_while_waiting(socket: zmq.Socket[bytes]) -> None:
+    """Notice a feed whose host went away by TCP's own means, not by ZeroMQ's heartbeats.
+
+    While we make a feed wait ZeroMQ reads nothing, the answer to a heartbeat neither. It would end
+    the connection after seconds, and with it go the frames that wait in the feed's socket.
+    """
+    for option, value in (
+        (zmq.HEARTBEAT_IVL, 0),
+        (zmq.TCP_KEEPALIVE, 1),
+        (zmq.TCP_KEEPALIVE_IDLE, 5),
+        (zmq.TCP_KEEPALIVE_INTVL, 2),
+        (zmq.TCP_KEEPALIVE_CNT, 3),
+    ):
+        socket.setsockopt(option, value)

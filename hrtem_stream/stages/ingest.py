@@ -120,8 +120,9 @@ class Ingest:
         never is.
     is_paused
         Tells whether the user has paused saving.
-    waits_when_paused
-        Whether the feed is a recording, which waits then; the frames of a camera are declared.
+    is_recording
+        Whether the feed is a recording: it waits while saving is paused, where the frames of a
+        camera are declared, and it can be read again, so that nothing hurries.
     sends_pixels
         Whether pixels travel in the messages, for stages that cannot see the log.
     """
@@ -146,7 +147,7 @@ class Ingest:
         first_item_s: float = 0.0,
         finished_mark: Path | None = None,
         is_paused: Callable[[], bool] = lambda: False,
-        waits_when_paused: bool = False,
+        is_recording: bool = False,
         sends_pixels: bool = False,
         clock: Callable[[], float] = time.monotonic,
         clock_ns: Callable[[], int] = time.time_ns,
@@ -166,7 +167,7 @@ class Ingest:
         self._finished_mark = finished_mark
         self._sends_pixels = sends_pixels
         self._is_paused = is_paused
-        self._waits_when_paused = waits_when_paused
+        self._is_recording = is_recording
         self._recalled_below = log.next_ordinal
         self._clock = clock
         self._clock_ns = clock_ns
@@ -251,13 +252,14 @@ class Ingest:
 
     def _may_take(self) -> bool:
         """Tell whether another item is wanted from the feed now."""
-        if self._is_finished or (self._waits_when_paused and self._is_paused()):
+        if self._is_finished or (self._is_recording and self._is_paused()):
             return False
         if self._feed.can_wait:
             # What is taken must be logged at once: until then only this process knows of it.
-            has_room = self._has_room(self._largest_bytes)
-            waits = self._entries or self._waiting
-            return has_room and not waits and self._dispatcher.may_publish()
+            has_room = self._has_room(self._largest_bytes) and not self._entries
+            if not self._is_recording:  # what waits in a socket dies with this process
+                return has_room
+            return has_room and not self._waiting and self._dispatcher.may_publish()
         return True
 
     def _hear(self, now_s: float) -> None:

@@ -335,3 +335,27 @@ def test_an_endpoint_that_is_none_is_a_feed_error(bind: bool) -> None:
             source.open(None)
     finally:
         source.close()
+
+
+@pytest.mark.slow
+def test_a_feed_that_is_made_to_wait_for_long_loses_nothing() -> None:
+    """ZeroMQ's heartbeats would end the connection after ten seconds: nobody reads the answers."""
+    n_frames = 400
+    image = np.zeros((512, 512), np.uint16)
+    with NativeSender("tcp://127.0.0.1:*", n_buffered=16) as sender:
+        source = NativeSource(sender.endpoint)
+        source.open(None)
+        thread = threading.Thread(
+            target=lambda: [
+                sender.send(encode_frame("s", sequence=n, image=image)) for n in range(n_frames)
+            ]
+        )
+        thread.start()
+        time.sleep(13.0)
+        sequences = []
+        while (item := source.receive(3.0)) is not None:
+            assert isinstance(item, FeedFrame)
+            sequences.append(item.sequence)
+        thread.join()
+        source.close()
+    assert sequences == list(range(n_frames))

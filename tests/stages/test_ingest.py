@@ -182,6 +182,20 @@ def test_a_feed_that_cannot_go_back_ends_its_series_and_begins_anew(tmp_path: Pa
     assert "could not go on" in _records(tmp_path)[-1].reason
 
 
+@pytest.mark.parametrize("is_recording", [True, False])
+def test_a_camera_is_not_kept_waiting_while_the_log_has_room(
+    tmp_path: Path, is_recording: bool
+) -> None:
+    """A frame in the log outlives this process; one that waits in a socket does not."""
+    items = [SeriesStart(series="a"), *(_frame(n) for n in range(200))]
+    feed = Feed(items)
+    ingest, wires = _ingest(tmp_path, feed, is_recording=is_recording)
+    _turn(ingest, 400)
+    published = [parts for parts in wires.sent if len(bytes(parts[2])) > 0]
+    assert len(published) == 64, "the window"
+    assert len(feed.items) == (137 if is_recording else 0)
+
+
 def test_a_full_log_makes_a_feed_that_can_wait_wait(tmp_path: Path) -> None:
     items = [SeriesStart(series="a"), *(_frame(n, size=100) for n in range(20))]
     feed = Feed(items)
@@ -277,7 +291,7 @@ class Switch:
 
 def test_a_recording_waits_while_saving_is_paused(tmp_path: Path) -> None:
     feed, switch = Feed([_frame(0), _frame(1)]), Switch()
-    ingest, _ = _ingest(tmp_path, feed, is_paused=switch, waits_when_paused=True)
+    ingest, _ = _ingest(tmp_path, feed, is_paused=switch, is_recording=True)
     _turn(ingest)
     assert len(feed.items) == 2
     switch.is_on = False
