@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
+import time
 import tracemalloc
 from collections.abc import Iterator
 from typing import Any
