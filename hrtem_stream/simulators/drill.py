@@ -239,6 +239,7 @@ class _RoundRun:
             series_s=self._plan.series_s,
             seed=int(self._rng.integers(2**31)),
             prefix=self._prefix,
+            is_begun=lambda name: bool(files_of(self._archives, name)),
             is_closed=lambda name: is_closed(self._archives, name),
         )
         injector = Injector(

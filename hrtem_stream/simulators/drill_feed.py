@@ -47,8 +47,10 @@ class DrillFeed:
         Side of a frame in pixels, and frames per second.
     series_s
         Mean length of a series in seconds.
-    is_closed
-        Tells whether the pipeline has closed the archive of a series.
+    is_begun, is_closed
+        Tell whether the pipeline has begun, and closed, the archive of a series. One that nobody
+        hears at all, as a PUB feed allows, cannot be missed, so a series is long enough to be
+        heard.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class DrillFeed:
         series_s: float,
         seed: int,
         prefix: str,
+        is_begun: Callable[[str], bool],
         is_closed: Callable[[str], bool],
     ) -> None:
         self.has_faults = False
@@ -76,6 +79,7 @@ class DrillFeed:
         self._rate = rate
         self._series_s = series_s
         self._prefix = prefix
+        self._is_begun = is_begun
         self._is_closed = is_closed
         self._rng = np.random.default_rng(seed)
         camera = SimulatedCamera(n_frames=N_IMAGES, size=size, seed=seed)
@@ -119,16 +123,21 @@ class DrillFeed:
         self._send(encode_start(name, n_frames=announced))
         began_s = time.monotonic()
         sequence = 0
-        while sequence < n_frames and not self._stopping.is_set() and not self.cut:
+        while self._goes_on(series, sequence, n_frames):
             self._wait_until(began_s + sequence / self._rate)
             sequence = self._send_next(series, sequence)
             self._send_late(sequence)
         self.spans.append((began_s, time.monotonic()))
-        self._send_late(n_frames + LATEST)
+        self._send_late(sequence + LATEST)
         if self.cut:
             self._break_off(series, sequence)
         else:
             self._finish(series, sequence)
+
+    def _goes_on(self, series: SentSeries, sequence: int, n_frames: int) -> bool:
+        if sequence < n_frames and not self._stopping.is_set() and not self.cut:
+            return True
+        return series.may_lose and not self._is_begun(series.name)
 
     def _wait_until(self, due_s: float) -> None:
         time.sleep(max(0.0, due_s - time.monotonic()))

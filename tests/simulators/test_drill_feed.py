@@ -22,7 +22,7 @@ def _received(tmp_path: Path, *, fault_share: float) -> tuple[list[FeedItem], Fe
     ends: list[str] = []
     feed = DrillFeed(
         book, endpoint=f"ipc://{tmp_path}/feed", pattern="push", size=64, rate=1e6,
-        series_s=2e-4, seed=3, prefix="s", is_closed=ends.__contains__,
+        series_s=2e-4, seed=3, prefix="s", is_begun=lambda name: True, is_closed=ends.__contains__,
     )  # fmt: skip
     feed.has_faults = fault_share > 0
     items: list[FeedItem] = []
