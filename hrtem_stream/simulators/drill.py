@@ -385,6 +385,7 @@ def _settings_for(
             "full_disk_wait_s": 1e9,
         },
         "metrics": {"port": 0},
+        "page": {"enabled": False},
         "drill": {"folder": str(folder / "drill")},
     }  # fmt: skip
     native = {"endpoint": f"ipc://{folder}/feed", "pattern": round_.pattern, "bind": False}
