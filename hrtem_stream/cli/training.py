@@ -13,7 +13,7 @@ import typer
 
 from hrtem_stream.cli.console import print_json, require_torch, say
 from hrtem_stream.cli.options import Json
-from hrtem_stream.errors import SettingsError
+from hrtem_stream.errors import SegmenterError, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,6 +46,10 @@ def train(
     simulated: Simulated = 4200,
     first_views: FirstViews = None,
     views: Views = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(help="Go on from these weights, of the same network, without a first stage."),
+    ] = None,
     device: Device = "cpu",
     threads: Threads = 1,
     seed: Seed = 0,
@@ -64,16 +68,20 @@ def train(
 
     real = _read(folder)
     mixed = _simulated(run, simulated if architecture == "fast" else 0)
-    recipe, start = _prepare(architecture, real, mixed, run, first_views, views, seed, device)
+    begun = _network_of(start, architecture) if start else None
+    recipe, first = _prepare(
+        architecture, real, mixed, run, first_views, views, seed, device, first_stage=begun is None
+    )
     network = train_network(
-        recipe, real=real, simulated=mixed, checkpoint=run / f"{architecture}.pt", start=start,
-        device=device,
+        recipe, real=real, simulated=mixed, checkpoint=run / f"{architecture}.pt",
+        start=begun or first, device=device,
     )  # fmt: skip
     card = ModelCard(
         architecture=architecture,
         config=asdict(recipe.network),
         threshold=THRESHOLD,
-        data=f"{len(real)} labelled frames of {folder.name}, {len(mixed)} simulated frames",
+        data=f"{len(real)} labelled frames of {folder.name}, {len(mixed)} simulated frames"
+        + (f"; begun with the weights {start.name}" if start else ""),
         seeds=[seed],
         recipe=asdict(recipe),
     )
@@ -253,6 +261,8 @@ def _prepare(
     views: int | None,
     seed: int,
     device: str,
+    *,
+    first_stage: bool = True,
 ) -> tuple[Recipe, Any]:
     """Give the recipe, and for `fast` the network of the first stage, which saw no real frame."""
     from dataclasses import replace
@@ -267,11 +277,32 @@ def _prepare(
     recipe = replace(SECOND_STAGE, seed=seed, n_views=views or SECOND_STAGE.n_views)
     if not simulated:
         return replace(recipe, simulated_share=0.0), None
+    if not first_stage:
+        return recipe, None
     first = replace(FIRST_STAGE, n_views=first_views or FIRST_STAGE.n_views)
     start = train_network(
         first, real=(), simulated=simulated, checkpoint=run / "first_stage.pt", device=device
     )
     return recipe, start
+
+
+def _network_of(weights: Path, architecture: str) -> Any:
+    """Load a network to go on with.
+
+    Raises
+    ------
+    SettingsError
+        The weights are damaged, or of another network.
+    """
+    from hrtem_stream.unet.checkpoint import load_checkpoint
+
+    try:
+        network, card = load_checkpoint(weights)
+    except SegmenterError as error:
+        raise SettingsError(f"--start: {error}") from None
+    if card.architecture != architecture:
+        raise SettingsError(f"--start must be weights of {architecture}, got {card.architecture}")
+    return network
 
 
 def _numbers(text: str, kind: type[Any], option: str) -> list[Any]:

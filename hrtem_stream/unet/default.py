@@ -20,7 +20,7 @@ from hrtem_stream.unet.recipe import Recipe
 from hrtem_stream.unet.train import Progress, log_progress, train
 
 FIRST_STAGE = Recipe(n_views=30_000, simulated_share=1.0, seed=77)
-SECOND_STAGE = Recipe(n_views=16_000, simulated_share=0.5, learning_rate=1.5e-3)
+SECOND_STAGE = Recipe(n_views=16_000, simulated_share=0.625, learning_rate=1.5e-3)
 
 LICENCE = (
     "Real training frames: Graphene U-Net Copyright (c) 2021, The Regents of the University of "

@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
-from hrtem_stream.cli import app
-from hrtem_stream.errors import SettingsError
-from hrtem_stream.unet.checkpoint import load_checkpoint
-from tests.unet.frames import example
+from hrtem_stream.cli import app  # noqa: E402
+from hrtem_stream.errors import SettingsError  # noqa: E402
+from hrtem_stream.unet.checkpoint import load_checkpoint, shipped_weights  # noqa: E402
+from tests.unet.frames import example  # noqa: E402
 
 SESSIONS = ("2013_0101", "2013_0102", "2013_0103", "2013_0104")
 
@@ -55,6 +55,20 @@ def test_train_leaves_weights_that_load_and_says_where(folder: Path, tmp_path: P
     more = json.loads(call(*arguments, "--first-views", 8, "--views", 16).stdout)
     assert more["n_views"] == 16
     assert (run / "first_stage.pt").stat().st_mtime_ns == before, "what was done is not done again"
+
+
+def test_train_goes_on_from_weights_that_fit(folder: Path, tmp_path: Path) -> None:
+    arguments = ("train", folder, "--run", tmp_path, "--simulated", 0, "--views", 8, "--start")
+    report = json.loads(call(*arguments, shipped_weights(), "--json").stdout)
+    network, card = load_checkpoint(Path(report["weights"]))
+    assert card.data.endswith("begun with the weights fast.safetensors")
+    begun, _ = load_checkpoint(shipped_weights())
+    for new, old in zip(network.parameters(), begun.parameters(), strict=True):
+        torch.testing.assert_close(new, old, atol=0.05, rtol=0.0)
+    with pytest.raises(SettingsError, match="weights of paper"):
+        call(*arguments, shipped_weights(), "--architecture", "paper")
+    with pytest.raises(SettingsError, match="cannot be read"):
+        call(*arguments, tmp_path / "none.safetensors")
 
 
 def test_crossvalidate_holds_sessions_out_and_prints_table_one(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bench import multislice
 from hrtem_stream.science import phase_object
 from hrtem_stream.science.phase_object import Optics
 
@@ -32,6 +33,17 @@ def test_a_carbon_atom_shifts_the_phase_by_its_scattering_factor_forward() -> No
     zero = np.zeros(1, np.float32)
     phase = phase_object.carbon_phase(zero, voltage_kv=80.0, thermal_nm=0.0)
     assert phase[0] == pytest.approx(1.15656 * 4.1757e-3 * 0.25068, rel=1e-3)
+
+
+def test_the_scattering_factor_agrees_with_another_parametrisation() -> None:
+    """Kirkland (2010), as it stands in `bench.multislice`, up to the lattice's fourth order."""
+    g = np.linspace(0, 16, 33, dtype=np.float32)
+    ours = phase_object.carbon_phase(g**2, voltage_kv=80, thermal_nm=0.0)
+    q2 = (g / 10.0) ** 2
+    factor = sum(a / (q2 + b) for a, b in multislice.LORENTZIANS)
+    factor = factor + sum(c * np.exp(-d * q2) for c, d in multislice.GAUSSIANS)
+    theirs = multislice.RELATIVISTIC * multislice.WAVELENGTH_NM * 0.1 * factor
+    np.testing.assert_allclose(ours, theirs, rtol=0.03)
 
 
 def test_no_specimen_gives_an_even_image_of_one() -> None:
