@@ -27,7 +27,7 @@ class Conditions:
     """In the middle of the beam."""
     n_grains: int
     coverage: str
-    """none, full, islands, patches, sheet or strands."""
+    """none, full, islands, patches, sheet or strands; empty: vacuum and nothing else."""
     thickness_nm: float
     """Mean thickness of the contaminant."""
     order: float
@@ -43,6 +43,8 @@ class Conditions:
     """The edge of the beam lies in the frame."""
     mtf_nyquist: float
     """Modulation transfer at the Nyquist frequency, 0 to 1."""
+    noise_blur_px: float
+    """Standard deviation in detector pixels over which one electron's counts are spread."""
     gain: float
     """Counts per electron."""
     offset: float
@@ -57,9 +59,9 @@ class Conditions:
 
 def draw_conditions(*, reduction: int, rng: np.random.Generator) -> Conditions:
     """Choose the conditions of a frame; `reduction` is detector pixels per working pixel."""
-    kinds = ("none", "full", "islands", "patches", "sheet", "strands")
+    kinds = ("none", "full", "islands", "patches", "sheet", "strands", "empty")
     # Frames without and with nothing but contaminant are the hardest to tell apart: many of both.
-    coverage = str(rng.choice(kinds, p=(0.14, 0.22, 0.28, 0.18, 0.12, 0.06)))
+    coverage = str(rng.choice(kinds, p=(0.14, 0.20, 0.27, 0.17, 0.12, 0.06, 0.04)))
     thin = 0.7 if coverage == "full" else 0.3
     working_pixel_nm = log_uniform(0.026, 0.08, rng=rng)
     area_nm2 = (TYPICAL_EDGE_PX * working_pixel_nm) ** 2
@@ -78,6 +80,7 @@ def draw_conditions(*, reduction: int, rng: np.random.Generator) -> Conditions:
         fall_off=float(rng.uniform(0.12, 1.0)),
         beam_edge=bool(rng.random() < 0.15),
         mtf_nyquist=float(rng.uniform(0.1, 0.8)),
+        noise_blur_px=float(rng.uniform(0.2, 1.3)) if rng.random() < 0.4 else 0.0,
         gain=log_uniform(0.5, 20.0, rng=rng),
         offset=float(rng.uniform(0, 60)) if rng.random() < 0.5 else 0.0,
         read_noise=float(rng.uniform(0, 4)),

@@ -82,6 +82,14 @@ def specimen(n: int, *, conditions: Conditions, rng: np.random.Generator) -> Spe
     """Place the atoms for an (n, n) frame, with its margin."""
     size = n + 2 * (n // MARGIN_SHARE)
     pixel = conditions.pixel_size_nm
+    if conditions.coverage == "empty":
+        nothing = np.zeros((size, size), np.bool_)
+        return Specimen(
+            slices=[nothing.astype(np.float32)],
+            amorphous=nothing,
+            vacuum=~nothing,
+            boundary=nothing,
+        )
     hole = np.zeros((size, size), np.bool_)
     for _ in range(conditions.n_holes):
         place = (float(rng.uniform(0, size)), float(rng.uniform(0, size)))
@@ -261,6 +269,9 @@ def _detected(
     expected = ndimage.gaussian_filter(intensity, sigma, mode="nearest")
     expected = np.maximum(expected, 0) * (conditions.dose_e_per_nm2 * conditions.pixel_size_nm**2)
     counts = rng.poisson(expected).astype(np.float32) * np.float32(conditions.gain)
+    if conditions.noise_blur_px:
+        # Light spreads in a scintillator: noise that is not white, yet no contaminant.
+        counts = ndimage.gaussian_filter(counts, conditions.noise_blur_px, mode="nearest")
     steps = 1 + rng.normal(0, conditions.quadrant_step, (2, 2))
     counts *= np.kron(steps, np.ones((n // 2, n // 2))).astype(np.float32)
     counts += rng.normal(conditions.offset, conditions.read_noise + 1e-6, counts.shape)

@@ -28,6 +28,7 @@ def conditions(**changes: object) -> Conditions:
         second_layer=False,
         fall_off=1.0,
         beam_edge=False,
+        noise_blur_px=0.0,
         gain=1.0,
         offset=0.0,
         read_noise=0.0,
@@ -81,6 +82,23 @@ def test_a_clean_frame_shows_the_lattice_and_a_covered_one_is_covered() -> None:
 def test_the_dose_sets_the_mean_count() -> None:
     mean = frame(dose_e_per_nm2=5e5).pixels.mean()
     assert mean == pytest.approx(5e5 * 0.04**2, rel=0.03)
+
+
+def test_an_empty_frame_is_vacuum_and_noise() -> None:
+    drawn = frame(coverage="empty", dose_e_per_nm2=1e6)
+    assert drawn.vacuum.all()
+    assert not (drawn.amorphous | drawn.boundary).any()
+    assert drawn.pixels.std() == pytest.approx(drawn.pixels.mean() ** 0.5, rel=0.05)
+
+
+def test_blurred_noise_is_weaker_and_correlated() -> None:
+    white, blurred = (
+        frame(coverage="empty", noise_blur_px=blur).pixels.astype(float) for blur in (0.0, 1.0)
+    )
+    assert blurred.std() < 0.5 * white.std()
+    neighbours = np.corrcoef(blurred[:, :-1].ravel(), blurred[:, 1:].ravel())[0, 1]
+    assert neighbours > 0.6
+    assert abs(np.corrcoef(white[:, :-1].ravel(), white[:, 1:].ravel())[0, 1]) < 0.05
 
 
 def test_vacuum_fluctuates_less_than_contaminant() -> None:
