@@ -104,8 +104,7 @@ class Segment(Stage[NormalisedFrame, SegmentedFrame]):
         confidence: float,
         agreement: float,
     ) -> SegmentedFrame:
-        # The network has learnt what a hole looks like; of the Bragg filter's mask a hole is cut.
-        vacuum = frame.vacuum & ~mask if method in KNOWS_VACUUM else frame.vacuum
+        vacuum = _vacuum(frame, mask, method)
         amorphous = mask & ~vacuum & ~frame.beam_off
         shares = coverage(amorphous, vacuum, frame.beam_off)
         result = SegmentedFrame(
@@ -127,6 +126,16 @@ class Segment(Stage[NormalisedFrame, SegmentedFrame]):
         )
         self._note(result)
         return result
+
+
+def _vacuum(frame: NormalisedFrame, mask: NDArray[np.bool_], method: str) -> NDArray[np.bool_]:
+    """Settle what is vacuum where the mask says amorphous.
+
+    The network has learnt what a hole looks like; of the Bragg filter's mask holes are cut. But
+    that a frame is empty is told by its whole spectrum, which is more than either sees.
+    """
+    empty = bool((frame.vacuum | frame.beam_off).all())
+    return frame.vacuum & ~mask if method in KNOWS_VACUUM and not empty else frame.vacuum
 
 
 def without_analysis(frame: NormalisedFrame | SegmentedFrame, reason: str) -> SegmentedFrame:

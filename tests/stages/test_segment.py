@@ -131,6 +131,15 @@ def test_vacuum_and_beam_off_are_neither_graphene_nor_amorphous(
     assert not (result.amorphous & (result.vacuum | result.beam_off)).any()
 
 
+def test_an_empty_frame_stays_empty_whatever_the_network_says() -> None:
+    _, _, _, _, both = _pair()
+    beam_off = np.zeros(SHAPE, np.bool_)
+    beam_off[48:] = True
+    frame = replace(normalised(0, np.ones(SHAPE)), vacuum=~beam_off, beam_off=beam_off)
+    (result,) = _stage(both).process([frame])
+    assert (result.amorphous_fraction, result.vacuum_fraction) == (0.0, 0.75)
+
+
 def test_the_agreement_of_both_methods_is_measured_on_a_share_of_the_frames() -> None:
     _, bragg, _, _, both = _pair()
     results = _stage(both, agreement_share=0.5).process([normalised(row) for row in range(4)])
