@@ -6,9 +6,30 @@ import os
 from pathlib import Path
 
 from hrtem_stream.archive.ledger import Ledger
-from hrtem_stream.archive.writer import ArchiveWriter
+from hrtem_stream.archive.reader import open_archive
+from hrtem_stream.archive.rotation import CONTINUED
+from hrtem_stream.archive.writer import ArchiveWriter, part_path
 from hrtem_stream.errors import ArchiveError
 from hrtem_stream.messages import SeriesEnd
+
+
+def reopen(path: Path) -> bool:
+    """Make a finished archive an unfinished one again, if it was closed before the series ended.
+
+    That is one that was recovered, or sealed when its log was replaced: more of its frames may be
+    found. Tell whether it was one.
+
+    Raises
+    ------
+    ArchiveError
+        If it is damaged.
+    """
+    with open_archive(path) as archive:
+        ledger = archive.ledger
+    if not ledger.complete or ledger.end_ordinal >= 0 or ledger.end_reason == CONTINUED:
+        return False
+    path.rename(part_path(path))
+    return True
 
 
 def recover(part: str | os.PathLike[str], *, overwrite: bool = False) -> Ledger:

@@ -7,6 +7,7 @@ impossible sequence numbers. For each series, received = archived + lost, at eve
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -358,6 +359,36 @@ class SeriesAccount:
 def _sound_name(name: str) -> str:
     """Give a name under which a series can be archived: the feed's own if that is sound."""
     return series_name_from(name) if series_name_fault(name) else name
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How far an account reached that lies beside a record."""
+
+    start: SeriesStart
+    n_accounted: int
+    """Frames logged or declared lost."""
+    expected: int
+    """The next sequence."""
+    missing: frozenset[int]
+    """Sequences before `expected` that had not come, and were not declared lost yet."""
+
+
+def reach_of(packed: bytes) -> Reach | None:
+    """Read how far an account reached; None where no series was open."""
+    account = SeriesAccount(default_series="", feed="", late_frames=0)
+    if packed:
+        account.restore(packed)
+    series = account._series
+    if series is None:
+        return None
+    missing = (range(gap.first, gap.first + gap.n_frames) for gap in series.gaps)
+    return Reach(
+        series.start,
+        series.row + series.n_lost,
+        series.expected,
+        frozenset(itertools.chain.from_iterable(missing)),
+    )
 
 
 def storable(pixels: NDArray[Any], fault: str) -> tuple[NDArray[Any], tuple[int, int], str]:

@@ -24,6 +24,7 @@ from hrtem_stream.archive.encoding import (
 from hrtem_stream.archive.journal import remove_stillborn
 from hrtem_stream.archive.layout import ArchiveHeader
 from hrtem_stream.archive.reader import open_archive
+from hrtem_stream.archive.recovery import reopen
 from hrtem_stream.archive.rotation import CONTINUED, SeriesArchive, file_path
 from hrtem_stream.archive.writer import part_path
 from hrtem_stream.errors import ArchiveError
@@ -164,6 +165,25 @@ class SortedSeries:
             lost_reason=losses[-1].reason if losses else "", archive=str(archive.path),
             is_closed=False,
         )  # fmt: skip
+
+    def reopen(self, series: str, series_id: str) -> bool:
+        """Go on with the file of a series that was closed before its end; tell if there is one.
+
+        Raises
+        ------
+        ArchiveError
+            It is damaged.
+        """
+        last = None
+        for path in self._candidates(series):
+            files = self._files_at(path)
+            if not files:
+                break
+            if self._series_in(files[-1]) == series_id:
+                last = path, files[-1]
+        if last is None or not reopen(last[1]):
+            return False
+        return self.resume(series, series_id)
 
     def create(
         self,

@@ -17,6 +17,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
+from numpy.typing import NDArray
+
 from hrtem_stream.archive.encoding import EncodedFrame, SetAsideFrame
 from hrtem_stream.errors import ArchiveError, FrameError, LogError, WireError
 from hrtem_stream.messages import (
@@ -32,11 +34,9 @@ from hrtem_stream.messages import (
 )
 from hrtem_stream.runtime.heart import Heart
 from hrtem_stream.runtime.meter import Meter
-from hrtem_stream.runtime.process import StopRequest
 from hrtem_stream.science.ranking import LiveRanking
 from hrtem_stream.stages.series import PLACEHOLDER, Encoders, SortedSeries
 from hrtem_stream.transport.delivery import Receipt
-from hrtem_stream.transport.frame_log import FrameLogReader
 from hrtem_stream.transport.wire import decode, encode_status, encode_summary
 
 logger = logging.getLogger(__name__)
@@ -65,6 +65,24 @@ class Inbox(Protocol):
 
     def also_wake_on(self, descriptor: int) -> None:
         """Let `wait` return when a descriptor becomes readable."""
+
+
+class LogReader(Protocol):
+    """Where the pixels of a frame are had from."""
+
+    def pixels(
+        self, log_id: int, ordinal: int, offset: int, dtype: str, shape: tuple[int, int]
+    ) -> NDArray[Any]:
+        """Give the pixels of a frame, read-only."""
+
+    def still_there(self, ordinal: int, offset: int) -> bool:
+        """Tell whether they were not overwritten meanwhile."""
+
+
+class Stop(Protocol):
+    """Tells when to stop."""
+
+    is_set: bool
 
 
 class Outbox(Protocol):
@@ -108,13 +126,13 @@ class Sort:
         self,
         *,
         series: SortedSeries,
-        reader: FrameLogReader,
+        reader: LogReader,
         inbox: Inbox,
         acknowledge: Outbox,
         tell: Outbox,
         meter: Meter,
         heart: Heart,
-        stop: StopRequest,
+        stop: Stop,
         window: int,
         flush_frames: int,
         flush_s: float,
@@ -163,8 +181,18 @@ class Sort:
             while not (self._stop.is_set and not self._held):
                 self.turn()
         finally:
-            self._threads.shutdown(cancel_futures=True)
+            self.close()
             self._series.abandon()
+
+    @property
+    def n_held(self) -> int:
+        """Records that came and are not settled yet."""
+        return len(self._held)
+
+    def close(self) -> None:
+        """Let go of the threads; the archives stay open."""
+        self._threads.shutdown(cancel_futures=True)
+        os.close(self._wake)
 
     def turn(self) -> None:
         """Do one turn of the loop."""
@@ -365,7 +393,7 @@ class Sort:
         nothing of the series is settled, the start neither.
         """
         series_id, name = _series_of(message)
-        if self._series.is_known(series_id):
+        if self._series.is_known(series_id) or _is_void(message):
             return True
         if self._series.resume(name, series_id):
             self._rankings[series_id] = self._series.ranking(series_id)
@@ -442,7 +470,7 @@ class Sort:
     def _archive_record(self, message: SegmentedFrame | ControlRecord) -> None:
         record = message.record if isinstance(message, ControlRecord) else _rotten(message.header)
         match record:
-            case LossRange():
+            case LossRange() if record.n_frames:
                 self._series.declare_loss(record, message.delivery.ordinal)
             case SeriesEnd():
                 is_open = record.series_id in self._series.open_ids
@@ -525,6 +553,12 @@ def _rotten(header: FrameHeader) -> LossRange:
         series=header.series, series_id=header.series_id, first=header.sequence, n_frames=1,
         reason=ROTTEN,
     )  # fmt: skip
+
+
+def _is_void(message: SegmentedFrame | ControlRecord) -> bool:
+    """Tell whether a record only holds the place of one that is not wanted: a loss of nothing."""
+    record = getattr(message, "record", None)
+    return isinstance(record, LossRange) and not record.n_frames
 
 
 def _is_image(message: Any) -> bool:
