@@ -1,0 +1,218 @@
+"""Finishes what an interrupted session left in a folder: its frame logs and unfinished archives."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hrtem_stream.archive.reader import open_archive
+from hrtem_stream.archive.recovery import recover
+from hrtem_stream.errors import ArchiveError, LogError, SettingsError
+from hrtem_stream.pipeline.names import session_lock
+from hrtem_stream.settings import Settings, settings_from_json
+from hrtem_stream.transport.salvage import SalvagedLog, is_log
+
+logger = logging.getLogger(__name__)
+
+PART = ".part"
+
+
+@dataclass(slots=True)
+class RecoveredLog:
+    """What became of a frame log."""
+
+    log: str
+    records: int = 0
+    frames: int = 0
+    """Brought from it into the archive."""
+    damaged: int = 0
+    """Records that could not be read."""
+    removed: bool = False
+    problem: str = ""
+
+
+@dataclass(slots=True)
+class RecoveredArchive:
+    """An archive that was finished."""
+
+    archive: str
+    series: str
+    received: int
+    archived: int
+    lost: int
+    reasons: list[str]
+    """Of the losses."""
+    end_reason: str
+
+
+@dataclass(slots=True)
+class Recovery:
+    """What `recover_folder` did."""
+
+    archives: list[RecoveredArchive] = field(default_factory=list)
+    logs: list[RecoveredLog] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def recover_folder(
+    folder: Path,
+    *,
+    settings: Settings | None = None,
+    log: Path | None = None,
+    remove_damaged: bool = False,
+) -> Recovery:
+    """Finish all series that an interrupted session left in a folder.
+
+    The frames that are in a frame log and not yet in an archive are analysed and archived; then
+    every archive that is still unfinished is closed. A second time there is nothing to do.
+
+    Parameters
+    ----------
+    settings
+        Of the session; by default those in the unfinished archives, which say where its log lies.
+    log
+        A frame log beside those that the settings name and that lie in the folder.
+    remove_damaged
+        Whether a log with damaged records is removed too, once all else of it is archived.
+
+    Raises
+    ------
+    SettingsError
+        There is nothing that says how to analyse the frames of a log.
+    ArchiveError
+        An archive cannot be written; what is there stays, and the call may be repeated.
+    """
+    recovery = Recovery()
+    known = [settings] if settings else list(_settings_in(folder))
+    before = _finished(folder)
+    done: set[Path] = set()
+    running: set[Path] = set()
+    for one in known:
+        try:
+            with session_lock(one):
+                for path in _logs_of(one, folder, log):
+                    if path not in done:
+                        done.add(path)
+                        recovery.logs.append(_empty(path, folder, one, remove_damaged))
+        except SettingsError as error:
+            running.add(one.frame_log_path)
+            recovery.problems.append(f"left alone: {error}")
+    left = [path for path in _logs_in(folder, log) if path not in done]
+    if left and not known and not running:
+        raise SettingsError(
+            f"{left[0]} is a frame log, but nothing in {folder} says how its frames are to be "
+            "analysed; name the settings of the session with --config"
+        )
+    for part in sorted(folder.glob(f"*{PART}")):
+        try:
+            written_with = _settings_of(part)
+            if written_with is None or written_with.frame_log_path not in running:
+                recover(part)
+        except ArchiveError as error:
+            recovery.problems.append(str(error))
+    recovery.archives = [
+        _account_of(path)
+        for path, state in sorted(_finished(folder).items())
+        if before.get(path) != state
+    ]
+    return recovery
+
+
+def logs_left(settings: Settings) -> list[Path]:
+    """List the logs of earlier sessions that were set aside, as `ingest` names them."""
+    path = settings.frame_log_path
+    return sorted(path.parent.glob(f"{path.stem}*.damaged"))
+
+
+def _empty(path: Path, folder: Path, settings: Settings, remove_damaged: bool) -> RecoveredLog:
+    """Bring what a log holds into the archives; remove it when nothing in it is needed."""
+    from hrtem_stream.pipeline.segmenter import make_segmenter
+    from hrtem_stream.stages.rescue import RECOVERED, Rescue
+    from hrtem_stream.stages.series import SortedSeries
+
+    report = RecoveredLog(str(path))
+    try:
+        log = SalvagedLog.open(path)
+    except LogError as error:
+        report.problem = str(error)
+        return report
+    working_size = settings.normalise.working_size
+    file = settings.archive.file and str(folder / Path(settings.archive.file).name)
+    archive = settings.archive.model_copy(update={"directory": str(folder), "file": file})
+    with contextlib.closing(log), tempfile.TemporaryDirectory() as scratch:
+        series = SortedSeries(
+            archive=archive, settings_json=settings.model_dump_json(),
+            closed=Path(scratch) / "closed", working_size=working_size,
+        )  # fmt: skip
+        try:
+            rescued = Rescue(
+                log, series, working_size=working_size, folder=Path(scratch),
+                make_segmenter=lambda: make_segmenter(settings.segment, working_size=working_size),
+                n_threads=settings.sort.threads,
+            ).run()  # fmt: skip
+            series.seal(RECOVERED)
+        finally:
+            series.abandon()
+        report.records, report.frames = rescued.n_records, rescued.n_frames
+        report.damaged = rescued.n_damaged
+        if not rescued.n_damaged or remove_damaged:
+            log.remove()
+            report.removed = True
+            if not settings.frame_log.path:
+                with contextlib.suppress(OSError):
+                    path.parent.rmdir()
+    return report
+
+
+def _settings_in(folder: Path) -> Iterator[Settings]:
+    """Give the settings of each session that an archive in the folder was written with.
+
+    Unfinished archives come first. Each frame log is named once.
+    """
+    seen: set[Path] = set()
+    paths = sorted(folder.glob(f"*{PART}")) + sorted(folder.glob("*.nxs"))
+    for path in paths:
+        settings = _settings_of(path)
+        if settings is not None and settings.frame_log_path not in seen:
+            seen.add(settings.frame_log_path)
+            if _logs_of(settings, folder, None):
+                yield settings
+
+
+def _settings_of(path: Path) -> Settings | None:
+    """Read the settings of the session that wrote an archive, None where it does not tell."""
+    try:
+        with open_archive(path) as archive:
+            return settings_from_json(archive.header.provenance.get("settings", ""))
+    except (ArchiveError, SettingsError) as error:
+        logger.debug("%s does not say how it was written: %s", path, error)
+        return None
+
+
+def _logs_of(settings: Settings, folder: Path, log: Path | None) -> list[Path]:
+    path = settings.frame_log_path
+    named = [path] if path.exists() else []
+    return [*named, *logs_left(settings), *_logs_in(folder, log)]
+
+
+def _logs_in(folder: Path, log: Path | None) -> list[Path]:
+    lying = sorted(path for path in folder.iterdir() if path.is_file() and is_log(path))
+    return [*([log] if log else []), *lying]
+
+
+def _finished(folder: Path) -> dict[Path, tuple[int, int]]:
+    states = {path: path.stat() for path in folder.glob("*.nxs")}
+    return {path: (state.st_mtime_ns, state.st_ino) for path, state in states.items()}
+
+
+def _account_of(path: Path) -> RecoveredArchive:
+    with open_archive(path) as archive:
+        ledger = archive.ledger
+    return RecoveredArchive(
+        str(path), ledger.series, ledger.received, ledger.archived, ledger.lost,
+        sorted({loss.reason for loss in ledger.losses}), ledger.end_reason,
+    )  # fmt: skip
