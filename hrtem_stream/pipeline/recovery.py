@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
+import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hrtem_stream.archive.journal import remove_stillborn
 from hrtem_stream.archive.reader import open_archive
 from hrtem_stream.archive.recovery import recover
 from hrtem_stream.errors import ArchiveError, LogError, SettingsError
+from hrtem_stream.pipeline.leftovers import archive_folder
 from hrtem_stream.pipeline.names import session_lock
 from hrtem_stream.settings import Settings, settings_from_json
 from hrtem_stream.transport.salvage import SalvagedLog, is_log
@@ -19,6 +23,8 @@ from hrtem_stream.transport.salvage import SalvagedLog, is_log
 logger = logging.getLogger(__name__)
 
 PART = ".part"
+RUNTIMES = Path(f"/tmp/hrtem-{os.getuid()}")
+"""Where sessions keep their files, unless told otherwise."""
 
 
 @dataclass(slots=True)
@@ -87,7 +93,7 @@ def recover_folder(
         An archive cannot be written; what is there stays, and the call may be repeated.
     """
     recovery = Recovery()
-    known = [settings] if settings else list(_settings_in(folder))
+    known = [settings] if settings else list(_settings_about(folder))
     before = _finished(folder)
     done: set[Path] = set()
     running: set[Path] = set()
@@ -109,6 +115,8 @@ def recover_folder(
         )
     for part in sorted(folder.glob(f"*{PART}")):
         try:
+            if remove_stillborn(part):
+                continue
             written_with = _settings_of(part)
             if written_with is None or written_with.frame_log_path not in running:
                 recover(part)
@@ -168,19 +176,32 @@ def _empty(path: Path, folder: Path, settings: Settings, remove_damaged: bool) -
     return report
 
 
-def _settings_in(folder: Path) -> Iterator[Settings]:
-    """Give the settings of each session that an archive in the folder was written with.
+def _settings_about(folder: Path) -> Iterator[Settings]:
+    """Give the settings of each session that left a frame log and archives in the folder.
 
-    Unfinished archives come first. Each frame log is named once.
+    They are in its archives, the unfinished ones first, and, until the host goes down, among what
+    the session itself left, which may have died before it wrote an archive. Each log is named once.
     """
     seen: set[Path] = set()
     paths = sorted(folder.glob(f"*{PART}")) + sorted(folder.glob("*.nxs"))
-    for path in paths:
-        settings = _settings_of(path)
+    left = [
+        settings
+        for settings in map(_settings_left, sorted(RUNTIMES.glob("*/settings.json")))
+        if settings is not None and archive_folder(settings).resolve() == folder.resolve()
+    ]
+    for settings in itertools.chain(map(_settings_of, paths), left):
         if settings is not None and settings.frame_log_path not in seen:
             seen.add(settings.frame_log_path)
             if _logs_of(settings, folder, None):
                 yield settings
+
+
+def _settings_left(path: Path) -> Settings | None:
+    """Read the settings that a session left, None where they are of another version."""
+    try:
+        return settings_from_json(path.read_text(encoding="utf-8"))
+    except (OSError, SettingsError):
+        return None
 
 
 def _settings_of(path: Path) -> Settings | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hrtem_stream.errors import LogError, SettingsError
+from hrtem_stream.pipeline.leftovers import sweep, swept_afterwards, take_up
 from hrtem_stream.pipeline.names import (
     EXIT_ARCHIVE,
     EXIT_FAILURE,
@@ -85,8 +85,12 @@ def run_session(
         check_output(settings)
     check_camera(settings)
     page = _page(settings)
-    _sweep()
+    sweep()
     with session_lock(settings):
+        pass  # it does not run
+    if {"ingest", "sort"} <= set(settings.session.stages):
+        take_up(settings)
+    with swept_afterwards(settings), session_lock(settings):
         runtime = settings.runtime_directory
         _clear(runtime)
         (runtime / "settings.json").write_text(settings.model_dump_json(), encoding="utf-8")
@@ -203,19 +207,6 @@ def _clear(runtime: Path) -> None:
     for path in runtime.iterdir():
         if path.suffix != ".suspects":
             path.unlink()
-
-
-def _sweep() -> None:
-    """Remove what replays and demos left whose command was killed: they are not resumed."""
-    folders = [*Path("/dev/shm").glob(f"hrtem-{os.getuid()}-*")]
-    folders += Path(f"/tmp/hrtem-{os.getuid()}").glob("*")
-    for folder in folders:
-        found = re.search(r"(?:replay|demo)-(\d+)(?:\.lock)?$", folder.name)
-        if found and not Path(f"/proc/{found[1]}").exists():
-            if folder.is_dir():
-                shutil.rmtree(folder, ignore_errors=True)
-            else:
-                folder.unlink(missing_ok=True)
 
 
 def _is_settled(log: Path) -> bool:

@@ -7,6 +7,7 @@ each of them is believed only by its checksum, its pixels only by their digest.
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 from pathlib import Path
@@ -146,6 +147,7 @@ class SalvagedLog:
 
     def close(self) -> None:
         """Let go of the log, for others to write."""
+        fcntl.flock(self._lock, fcntl.LOCK_UN)  # views may still hold the mapping, and so the file
         os.close(self._lock)
 
     def remove(self) -> None:
