@@ -1,25 +1,48 @@
-"""Run benchmarks: `python -m bench [NAME ...] [-- OPTIONS]`; without a name, all quick ones."""
+"""Run benchmarks: `python -m bench [NAME ...] [--json] [--output FILE] [--seconds S]`.
+
+Without a name all of them run, in less than ten minutes with the default of seconds, except
+`peers`, which installs other programs. `--json` prints one object; `--output` writes it, too.
+Each benchmark is a module with `measure(seconds) -> list[Row]`; more options are in those that can
+be run by themselves (`python -m bench.pipeline --help`).
+"""
 
 from __future__ import annotations
 
+import argparse
 import importlib
+import json
 import sys
+from pathlib import Path
 
-QUICK = ("normalise", "bragg", "archive", "unet", "pipeline")
+from bench.row import Row, line, report
+
+NAMES = ("normalise", "bragg", "run_length", "archive", "unet", "transport", "pipeline", "peers")
+SLOW = ("peers",)
 
 
 def main() -> None:
-    arguments = sys.argv[1:]
-    options = arguments[arguments.index("--") + 1 :] if "--" in arguments else []
-    names = [word for word in arguments if word != "--" and word not in options]
-    for name in names or QUICK:
-        try:
-            module = importlib.import_module(f"bench.{name}")
-        except ModuleNotFoundError as error:
-            sys.exit(f"there is no benchmark {name}: {error}")
-        print(f"== {name}", flush=True)
-        sys.argv = [f"bench.{name}", *options]
-        module.main()
+    parser = argparse.ArgumentParser(prog="python -m bench")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--output", type=Path, help="write the JSON object to a file as well")
+    parser.add_argument("--seconds", type=float, default=0.0, help="time for each measurement")
+    options = parser.parse_args()
+    unknown = [name for name in options.names if name not in NAMES]
+    if unknown:
+        parser.error(f"benchmark must be one of {', '.join(NAMES)}, got {unknown[0]}")
+    rows: list[Row] = []
+    for name in options.names or [name for name in NAMES if name not in SLOW]:
+        print(f"== {name}", file=sys.stderr, flush=True)
+        for one in importlib.import_module(f"bench.{name}").measure(options.seconds):
+            rows.append(one)
+            if not options.json:
+                print(line(one), flush=True)
+    text = json.dumps(report(rows), indent=1)
+    if options.json:
+        print(text)
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ reaches. With a GPU its engines follow, copies to it and back included.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -26,6 +27,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from bench.row import Row, row
 from hrtem_stream.unet.architecture import Config, build
 from hrtem_stream.unet.fast import FastConfig
 from hrtem_stream.unet.inference import UNetSegmenter
@@ -65,6 +67,38 @@ def main() -> None:
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps({"machine": machine(), "results": found}, indent=1))
+
+
+def measure(seconds: float) -> list[Row]:
+    """Measure what ships on a processor beside the paper's network in plain torch, two threads."""
+    images = np.random.default_rng(0).standard_normal((BATCH, SIDE, SIDE)).astype(np.float32)
+    torch.set_num_threads(2)
+    plain = cpu_engines(PaperConfig(), images, compiled=False)["plain float32"]
+    fast = cpu_engines(FastConfig(), images, compiled=False)
+    engines = {
+        "plain": plain,
+        "bfloat16": fast["segmenter bfloat16"],
+        "float32": fast["segmenter float32"],
+    }
+    times: dict[str, list[float]] = {name: [] for name in engines}
+    end = time.monotonic() + (seconds or 15.0)
+    for n_round in itertools.count():
+        for name, run in engines.items():
+            began = time.process_time()
+            run()
+            if n_round:
+                times[name].append((time.process_time() - began) / BATCH * 1e3)
+        if time.monotonic() > end and n_round >= 3:
+            break
+    reference = statistics.median(times["plain"])
+    return [
+        row(
+            f"U-Net fast, {name}, 256² image, processor time "
+            "(reference: the paper's network in plain torch)",
+            times[name], "ms", reference=reference,
+        )
+        for name in ("bfloat16", "float32")
+    ]  # fmt: skip
 
 
 def cpu_engines(config: Config, images: np.ndarray, *, compiled: bool) -> dict[str, Engine]:
