@@ -153,6 +153,8 @@ class FrameHeader:
     acquired_ns: int = 0
     name: str = ""
     fault: str = ""
+    pixel_size_nm: float = 0.0
+    """Of the detector, as the feed calibrates the series; 0 where it does not."""
 
     @property
     def n_bytes(self) -> int:
@@ -206,7 +208,11 @@ class NormalisedFrame:
     beam_off: Bits
     """(P, Q), True outside the illuminated field."""
     thumbnail: NDArray[np.uint8]
-    """(P, Q), the working image from -3 to +3 deviations."""
+    """The working image from -3 to +3 deviations, at the size of all thumbnails of a session."""
+    scale: str = "resize"
+    """Where the size of the working image is from: resize, calibration, spectrum, none."""
+    working_pixel_nm: float = math.nan
+    """Size of a working pixel, NaN where it is not known."""
     pixels: Pixels | None = None
     """As in the header; only for a `sort` that cannot see the frame log."""
 
@@ -218,7 +224,9 @@ class SegmentedFrame:
     delivery: Delivery
     header: FrameHeader
     amorphous: Bits
+    """(P, Q), at the size of the working image."""
     vacuum: Bits
+    """At the size of the thumbnail, as `beam_off`."""
     beam_off: Bits
     coefficients: NDArray[np.float32]
     thumbnail: NDArray[np.uint8]
@@ -232,6 +240,9 @@ class SegmentedFrame:
     """How sure the segmenter was, 0 to 1, mean over the pixels; NaN where it cannot tell."""
     agreement: float = math.nan
     """Share of pixels on which U-Net and Bragg filter agree; NaN unless the frame was sampled."""
+    scale: str = "resize"
+    working_pixel_nm: float = math.nan
+    """As in `NormalisedFrame`."""
     pixels: Pixels | None = None
     """As in the header; only for a `sort` that cannot see the frame log."""
 

@@ -246,8 +246,15 @@ class IngestSettings(Table):
 class NormaliseSettings(Table):
     """Evening out the illumination."""
 
+    mode: Literal["resize", "lattice"] = "lattice"
+    """resize: every frame is worked on at working_size, as published; lattice: at the size at
+    which its lattice is sharp, from the calibration or the frame's own spectrum."""
     working_size: int = Field(256, ge=64, le=2048, multiple_of=16)
-    """Height and width of the working image in pixels."""
+    """Height and width in pixels of thumbnails and of the working image as published, which mode
+    lattice keeps where the lattice is sharp there."""
+    working_pixel_nm: float = Field(0.045, ge=0.03, le=0.075)
+    """Size of a working pixel in mode lattice, in nm, where working_size does not do. The working
+    image then takes up to twice the memory of the frame."""
     batch_frames: int = Field(8, ge=1, le=256)
     """Frames taken up at once."""
     dark: str = ""

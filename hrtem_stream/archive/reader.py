@@ -196,7 +196,8 @@ class Archive:
     @property
     def scores(self) -> dict[str, NDArray[Any]]:
         """All that is known of each frame, by name, (F,) each; text as str."""
-        return {field.name: self.score(field.name) for field in SCORES} | {"rank": self.ranks()}
+        names = [field.name for field in SCORES if field.name in self._entry["scores"]]
+        return {name: self.score(name) for name in names} | {"rank": self.ranks()}
 
     def score(self, name: str) -> NDArray[Any]:
         """Return one of the scores, (F,).

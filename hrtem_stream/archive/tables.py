@@ -205,6 +205,12 @@ def scores_of(frames: Sequence[Row], archived_ns: int) -> dict[str, NDArray[Any]
     values["method"] = texts_of(methods, 16)
     for name in ("confidence", "agreement"):
         values[name] = np.array([getattr(frame, name) for frame in segmented], np.float32)
+    values["scale"] = texts_of([frame.scale for frame in segmented], 16)
+    sizes = [frame.working_pixel_nm for frame in segmented]
+    values["working_pixel"] = np.array(sizes, np.float32)
+    for axis, name in enumerate(("working_rows", "working_columns")):
+        sides = [frame.amorphous.shape[axis] for frame in segmented]
+        values[name] = np.array(sides, np.int32)
     values["attempt"] = np.array([frame.delivery.attempt for frame in segmented], np.int32)
     values["latency"] = np.maximum(archived_ns - received_ns, 0) / 1e9
     values["digest"] = np.array([header.digest for header in headers], np.uint64)

@@ -125,10 +125,11 @@ def _frame_differences(
         return
     if flattened and not _filled(pixels, runs):
         yield f"row {row}: the pixels in the runs are not their values"
-    P, Q = archive.header.working_shape
+    P, Q = _working_shape(archive, row, scores)
     # On a detector coarser than the working image some of the mask is not in the runs.
     if scores["method"][row] != "none" and archive.shape[0] >= P and archive.shape[1] >= Q:
-        area, fraction = _amorphous_area(archive, row, runs), scores["amorphous_fraction"][row]
+        area = _amorphous_area(archive, row, runs, (P, Q))
+        fraction = scores["amorphous_fraction"][row]
         if not abs(area - fraction) <= FRACTION_TOLERANCE:
             yield f"row {row}: the runs cover {area:.6f}, amorphous_fraction is {fraction:.6f}"
 
@@ -167,12 +168,24 @@ def _filled(pixels: NDArray[Any], runs: Runs) -> bool:
     return again.tobytes() == pixels.tobytes()
 
 
-def _amorphous_area(archive: Archive, row: int, runs: Runs) -> float:
+def _working_shape(archive: Archive, row: int, scores: dict[str, NDArray[Any]]) -> tuple[int, int]:
+    """Return the size of a frame's working image; older archives have one for all."""
+    if "working_rows" not in scores:
+        return archive.header.working_shape
+    return int(scores["working_rows"][row]), int(scores["working_columns"][row])
+
+
+def _amorphous_area(
+    archive: Archive, row: int, runs: Runs, working_shape: tuple[int, int]
+) -> float:
     """Return the share of the working image that is amorphous, seen and not vacuum."""
-    P, Q = archive.header.working_shape
+    P, Q = working_shape
     M, N = archive.shape
     mask = mask_of_runs(runs.start, length=runs.length, shape=archive.shape)
-    # The first detector pixel of each pixel of the working image.
-    amorphous = mask[np.ix_(-(-np.arange(P) * M // P), -(-np.arange(Q) * N // Q))]
-    counted = amorphous & ~archive.vacuum(row) & ~archive.beam_off(row)
-    return int(np.count_nonzero(counted)) / int(counted.size)
+    # The detector pixel in the middle of each pixel of the working image.
+    middles = (2 * np.arange(P) + 1) * M // (2 * P), (2 * np.arange(Q) + 1) * N // (2 * Q)
+    amorphous = mask[np.ix_(*middles)]
+    if working_shape == archive.header.working_shape:
+        # Vacuum and beam are stored at that size alone; a mask of another size leaves them out.
+        amorphous &= ~archive.vacuum(row) & ~archive.beam_off(row)
+    return int(np.count_nonzero(amorphous)) / int(amorphous.size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,7 +18,14 @@ from hrtem_stream.cli.console import (
     say,
     settings_of,
 )
-from hrtem_stream.cli.options import Json, Overwrite, Paths, SegmenterOption, SetOption
+from hrtem_stream.cli.options import (
+    Json,
+    Overwrite,
+    Paths,
+    PixelSizeOption,
+    SegmenterOption,
+    SetOption,
+)
 from hrtem_stream.errors import FeedError, SettingsError
 
 if TYPE_CHECKING:
@@ -28,30 +36,45 @@ def segment(
     paths: Paths,
     output: Annotated[Path, typer.Option(help="The .npz to write.")],
     segmenter: SegmenterOption = "auto",
+    pixel_size_nm: PixelSizeOption = 0.0,
+    settings_values: SetOption = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Segment frames without the pipeline: masks, vacuum, graphene fractions, names."""
+    """Segment frames without the pipeline: masks, vacuum, graphene fractions, names.
+
+    Masks have the size of the working image; where that differs among frames, of the largest.
+    """
     import numpy as np
 
-    from hrtem_stream.pipeline import make_segmenter
+    from hrtem_stream.pipeline import make_scaling, make_segmenter
     from hrtem_stream.sources.files import read_frames
     from hrtem_stream.stages.offline import segment_frames
 
     require_paths(paths)
     require_writable(output, overwrite)
-    settings = settings_of(None, {"segment.segmenter": segmenter})
+    settings = settings_of(None, {"segment.segmenter": segmenter, **parse_values(settings_values)})
     working_size = settings.normalise.working_size
     choice = make_segmenter(settings.segment, working_size=working_size)
-    results = list(segment_frames(read_frames(paths), choice, working_size=working_size))
+    results = list(
+        segment_frames(
+            read_frames(paths),
+            choice,
+            working_size=working_size,
+            scaling=make_scaling(settings.normalise),
+            pixel_size_nm=pixel_size_nm,
+        )
+    )
     off_specimen = [result.vacuum | result.beam_off for result in results]
     arrays: dict[str, Any] = {
-        "masks": np.stack([result.amorphous for result in results]).astype(np.uint8),
+        "masks": _stacked([result.amorphous for result in results]).astype(np.uint8),
         "vacuum": np.stack(off_specimen).astype(np.uint8),
         "graphene_fraction": np.array([result.graphene_fraction for result in results]),
         "names": np.array([result.header.name for result in results]),
         "method": np.array([result.method for result in results]),
         "fault": np.array([result.header.fault for result in results]),
+        "scale": np.array([result.scale for result in results]),
+        "working_pixel_nm": np.array([result.working_pixel_nm for result in results]),
     }
     with output_errors(output), output.open("wb") as file:
         np.savez_compressed(file, **arrays)
@@ -77,6 +100,7 @@ def evaluate(
     error_maps: Annotated[
         Path | None, typer.Option(help="Folder for pictures of what was right and wrong.")
     ] = None,
+    pixel_size_nm: PixelSizeOption = 0.0,
     settings_values: SetOption = None,
     as_json: Json = False,
 ) -> None:
@@ -86,7 +110,7 @@ def evaluate(
     """
     from dataclasses import asdict
 
-    from hrtem_stream.pipeline import make_segmenter
+    from hrtem_stream.pipeline import make_scaling, make_segmenter
     from hrtem_stream.science.scores import (
         per_image_scores,
         pooled_scores,
@@ -102,11 +126,13 @@ def evaluate(
         read_frames([pair.image_path for pair in labelled]),
         make_segmenter(settings.segment, working_size=working_size),
         working_size=working_size,
+        scaling=make_scaling(settings.normalise),
+        pixel_size_nm=pixel_size_nm,
     )
     methods, pairs, maps = [], [], []
     for pair, result in zip(labelled, results, strict=True):
         methods.append(result.method)
-        label = _read_label(pair.label_path, working_size)
+        label = _read_label(pair.label_path, result.amorphous.shape)
         pairs.append((result.amorphous, label))
         if error_maps is not None:
             maps.append(error_maps / f"{pair.name}.png")
@@ -173,14 +199,35 @@ def _write_error_map(path: Path, result: SegmentedFrame, label: Any) -> None:
     from PIL import Image
 
     from hrtem_stream.science.picture import error_map
+    from hrtem_stream.science.working_scale import reduce_mask
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with output_errors(path):
-        picture = error_map(result.thumbnail, mask=result.amorphous, label=label)
+        small = (result.thumbnail.shape[0], result.thumbnail.shape[1])
+        mask, label = (reduce_mask(bits, shape=small) for bits in (result.amorphous, label))
+        picture = error_map(result.thumbnail, mask=mask, label=label)
         Image.fromarray(picture).save(path)
 
 
-def _read_label(path: Path, size: int) -> Any:
+def _stacked(masks: Sequence[Any]) -> Any:
+    """Stack masks, each enlarged to the largest by repeating pixels."""
+    import numpy as np
+
+    rows, columns = (max(mask.shape[axis] for mask in masks) for axis in (0, 1))
+    return np.stack(
+        [
+            mask[
+                np.ix_(
+                    np.arange(rows) * mask.shape[0] // rows,
+                    np.arange(columns) * mask.shape[1] // columns,
+                )
+            ]
+            for mask in masks
+        ]
+    )
+
+
+def _read_label(path: Path, shape: tuple[int, int]) -> Any:
     """Read a label as a mask at the size of the working image."""
     import cv2
     import numpy as np
@@ -188,6 +235,6 @@ def _read_label(path: Path, size: int) -> Any:
     label = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
     if label is None:
         raise FeedError(f"label {path} cannot be read")
-    if label.shape != (size, size):
-        label = cv2.resize(label, (size, size), interpolation=cv2.INTER_AREA)
+    if label.shape != shape:
+        label = cv2.resize(label, shape[::-1], interpolation=cv2.INTER_AREA)
     return np.asarray(label > 127)

@@ -18,6 +18,10 @@ Paths = Annotated[
 ]
 SegmenterOption = Annotated[SegmenterName, typer.Option(help="How contaminant is found.")]
 CodecOption = Annotated[CodecName | None, typer.Option(help="How pixels are compressed.")]
+PixelSizeOption = Annotated[
+    float,
+    typer.Option(help="Size of a detector pixel in nm; 0: found in each frame's spectrum.", min=0),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 Workers = Annotated[int | None, typer.Option(help="Number of segment processes.", min=1, max=64)]
 SetOption = Annotated[

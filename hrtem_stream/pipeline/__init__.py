@@ -14,12 +14,13 @@ from hrtem_stream.pipeline.names import (
     closed_archives,
     stage_processes,
 )
+from hrtem_stream.pipeline.scaling import make_scaling
 from hrtem_stream.pipeline.segmenter import make_segmenter
 from hrtem_stream.pipeline.session import Progress, SessionResult, check_output, run_session
 from hrtem_stream.pipeline.stages import run_stage
 
 __all__ = [
     "EXIT_ARCHIVE", "EXIT_DIFFERENT", "EXIT_FAILURE", "EXIT_FEED", "EXIT_LOST", "EXIT_SETTINGS",
-    "Progress", "SessionResult", "check_output", "closed_archives", "make_segmenter",
-    "run_session", "run_stage", "stage_processes",
+    "Progress", "SessionResult", "check_output", "closed_archives", "make_scaling",
+    "make_segmenter", "run_session", "run_stage", "stage_processes",
 ]  # fmt: skip

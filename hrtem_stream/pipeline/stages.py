@@ -24,6 +24,7 @@ from hrtem_stream.pipeline.names import (
     process_name,
     stage_lock,
 )
+from hrtem_stream.pipeline.scaling import make_scaling
 from hrtem_stream.pipeline.security import check_access, make_guard, metrics_token
 from hrtem_stream.pipeline.segmenter import make_segmenter
 from hrtem_stream.runtime.heart import Heart
@@ -139,6 +140,7 @@ def _run_normalise(
         working_size=settings.normalise.working_size,
         camera=make_camera(settings),
         passes_pixels=settings.frame_log.pixels_to == "sort",
+        scaling=make_scaling(settings.normalise),
     )
     _run_between(
         settings, stage, index, meter, heart, stop, take="frames", give="normalised",

@@ -75,6 +75,9 @@ class Meter:
         self._switches = self._labelled(
             "segmenter_fallbacks", "Batches that the Bragg filter took over", "reason"
         )
+        self._scales = self._labelled(
+            "frames_scaled", "Frames by where the size of their working image is from", "source"
+        )
         self._faulty = counter("frames_faulty", "Frames archived raw, without analysis")
         build = Gauge("hrtem_build_info", "Version", ["version", "python"], registry=self.registry)
         build.labels(__version__, platform.python_version()).set(1)
@@ -90,6 +93,7 @@ class Meter:
     def note_segmented(self, frame: SegmentedFrame) -> None:
         """Count a frame by the method that segmented it, and note how sure that was."""
         self._segmented.labels(self.stage, frame.method).inc()
+        self._scales.labels(self.stage, frame.scale).inc()
         if not math.isnan(frame.confidence):
             self.confidence.observe(frame.confidence)
         if not math.isnan(frame.agreement):

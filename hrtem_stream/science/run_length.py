@@ -6,7 +6,8 @@ their mean, rounded for integers. The runs of a mask are *canonical*: in order, 
 a run which reaches the end of a row goes on in the next one when that begins amorphous.
 
 Symbols: (M, N) shape of the detector frame, (P, Q) shape of the working image, in which the mask
-arrives. Detector row r belongs to mask row floor(r P / M), and columns likewise.
+arrives. Detector row r belongs to mask row floor((r + 1/2) P / M), in which its middle lies, and
+columns likewise: the mask is not displaced.
 """
 
 from __future__ import annotations
@@ -171,8 +172,8 @@ def are_canonical(start: Positions, *, length: Positions, n_pixels: int) -> bool
 
 
 def _edges(n: int, p: int) -> NDArray[np.int64]:
-    """Return where each of p cells begins among n pixels, ceil(i n / p), and the end."""
-    return -(-np.arange(p + 1, dtype=np.int64) * n // p)
+    """Return where each of p cells begins among n pixels, ceil(i n / p - 1/2), and the end."""
+    return -((p - 2 * np.arange(p + 1, dtype=np.int64) * n) // (2 * p))
 
 
 def _read_only(array: Pixels) -> Pixels:

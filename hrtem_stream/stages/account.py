@@ -8,6 +8,7 @@ impossible sequence numbers. For each series, received = archived + lost, at eve
 from __future__ import annotations
 
 import itertools
+import math
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -183,6 +184,7 @@ class SeriesAccount:
             sequence=frame.sequence, row=series.row, shape=shape, dtype=pixels.dtype.str,
             received_ns=now_ns, acquired_ns=frame.acquired_ns, name=frame.name[:MAX_TEXT],
             fault=fault[:MAX_TEXT],
+            pixel_size_nm=_known_size(series.start.calibration.pixel_size_nm),
         )  # fmt: skip
         series.row += 1
         return [*entries, self._entry(header, pixels)]
@@ -424,3 +426,8 @@ def _bounded(metadata: dict[str, str]) -> dict[str, str]:
             break
         kept[key] = text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 1]}…"
     return kept
+
+
+def _known_size(pixel_size_nm: float | None) -> float:
+    """Give a pixel size that can be one, or 0."""
+    return float(pixel_size_nm) if pixel_size_nm and 0.0 < pixel_size_nm < math.inf else 0.0

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from hrtem_stream.messages import NormalisedFrame, Pixels, RawFrame
 from hrtem_stream.runtime.stage import Stage
-from hrtem_stream.science.illumination import DEGREE, normalise_frame
+from hrtem_stream.science.illumination import DEGREE, normalise_frame, standardise
+from hrtem_stream.science.working_scale import Scaling, resized
 from hrtem_stream.stages.camera import Camera, CorrectedCamera
 
 THUMBNAIL_DEVIATIONS = 3.0
@@ -34,11 +37,13 @@ class Normalise(Stage[RawFrame, NormalisedFrame]):
     reader
         Gives the pixels of a frame.
     working_size
-        Height and width of the working image in pixels.
+        Height and width of thumbnails, and of the working image as published, in pixels.
     camera
         Turns received pixels into those that are analysed; None: they are the same.
     passes_pixels
         Whether pixels that came in the message go on in it, for a `sort` on another host.
+    scaling
+        Chooses the size of the working image of a frame; None: always as published.
     """
 
     name = "normalise"
@@ -50,18 +55,22 @@ class Normalise(Stage[RawFrame, NormalisedFrame]):
         working_size: int,
         camera: Camera | None = None,
         passes_pixels: bool = False,
+        scaling: Scaling | None = None,
     ) -> None:
         self._reader = reader
         self._camera = camera or CorrectedCamera()
         self._passes_pixels = passes_pixels
         self._shape = (working_size, working_size)
+        self._scaling = scaling or partial(resized, size=working_size)
 
     def warm_up(self) -> None:
         """Compile for the usual dtypes, or load what was compiled before."""
         rng = np.random.default_rng(0)
         noise = rng.poisson(100, (2 * self._shape[0], 2 * self._shape[1]))
         for dtype in (np.uint8, np.uint16, np.float32):
-            normalise_frame(noise.astype(dtype), shape=self._shape)
+            frame = noise.astype(dtype)
+            self._scaling(frame, 0.0)
+            normalise_frame(frame, shape=self._shape)
 
     def process(self, batch: Sequence[RawFrame]) -> list[NormalisedFrame]:
         """Normalise each frame; one that cannot be analysed gets its fault in the header.
@@ -98,7 +107,9 @@ class Normalise(Stage[RawFrame, NormalisedFrame]):
             )
         try:
             counts = self._camera.analysed(header, pixels)
-            normalised = normalise_frame(counts, shape=self._shape)
+            binned = header.shape[0] / counts.shape[0]
+            scale = self._scaling(counts, binned * header.pixel_size_nm)
+            normalised = normalise_frame(counts, shape=scale.shape)
         except ValueError as error:
             return self.pass_on(frame, str(error))
         return NormalisedFrame(
@@ -108,12 +119,22 @@ class Normalise(Stage[RawFrame, NormalisedFrame]):
             coefficients=normalised.coefficients,
             vacuum=normalised.vacuum,
             beam_off=normalised.beam_off,
-            thumbnail=thumbnail(normalised.image),
+            thumbnail=thumbnail(shrunk(normalised.image, shape=self._shape)),
+            scale=scale.source,
+            working_pixel_nm=scale.pixel_size_nm,
             pixels=self._passed(frame),
         )
 
     def _passed(self, frame: RawFrame) -> Pixels | None:
         return frame.pixels if self._passes_pixels else None
+
+
+def shrunk(image: NDArray[np.float32], *, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Bring a standardised image to the size of the thumbnails, and standardise it anew."""
+    if image.shape == shape:
+        return image
+    small = np.asarray(cv2.resize(image, shape[::-1], interpolation=cv2.INTER_AREA), np.float32)
+    return standardise(small, beam_off=np.zeros(shape, np.bool_))
 
 
 def thumbnail(image: NDArray[np.float32]) -> NDArray[np.uint8]:

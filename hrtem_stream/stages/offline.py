@@ -9,6 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from hrtem_stream.messages import Delivery, FrameHeader, RawFrame, SegmentedFrame
+from hrtem_stream.science.working_scale import Scaling
 from hrtem_stream.stages.account import storable
 from hrtem_stream.stages.fallback import WithFallback
 from hrtem_stream.stages.normalise import Normalise
@@ -31,7 +32,12 @@ class _Memory:
 
 
 def segment_frames(
-    frames: Iterable[tuple[str, NDArray[Any], str]], segmenter: WithFallback, *, working_size: int
+    frames: Iterable[tuple[str, NDArray[Any], str]],
+    segmenter: WithFallback,
+    *,
+    working_size: int,
+    scaling: Scaling | None = None,
+    pixel_size_nm: float = 0.0,
 ) -> Iterator[SegmentedFrame]:
     """Normalise and segment frames in memory, in order.
 
@@ -42,10 +48,14 @@ def segment_frames(
     segmenter
         The segmenter of choice, with its fallback.
     working_size
-        Height and width of the working image in pixels.
+        Height and width of the working image as published, in pixels.
+    scaling
+        Chooses the size of a frame's working image; None: always as published.
+    pixel_size_nm
+        Of the detector, 0 where it is not known.
     """
     memory = _Memory()
-    normalise = Normalise(memory, working_size=working_size)
+    normalise = Normalise(memory, working_size=working_size, scaling=scaling)
     segment = Segment(segmenter, working_size=working_size)
     remaining = enumerate(frames)
     while batch := list(islice(remaining, BATCH_FRAMES)):
@@ -54,15 +64,16 @@ def segment_frames(
         for number, (name, pixels, fault) in batch:
             stored, shape, fault = storable(pixels, fault)
             memory.frames[number] = stored
-            raw.append(_raw_frame(number, name, shape, stored.dtype.str, fault))
+            header = FrameHeader(
+                series="", series_id="", sequence=number, row=number, shape=shape,
+                dtype=stored.dtype.str, received_ns=0, name=name, fault=fault,
+                pixel_size_nm=pixel_size_nm,
+            )  # fmt: skip
+            raw.append(_raw_frame(header))
         yield from segment.process(normalise.process(raw))
 
 
-def _raw_frame(number: int, name: str, shape: tuple[int, int], dtype: str, fault: str) -> RawFrame:
-    return RawFrame(
-        delivery=Delivery(log_id=0, ordinal=number, offset=0, pub=number, shard=0, floor=0),
-        header=FrameHeader(
-            series="", series_id="", sequence=number, row=number, shape=shape, dtype=dtype,
-            received_ns=0, name=name, fault=fault,
-        ),
-    )  # fmt: skip
+def _raw_frame(header: FrameHeader) -> RawFrame:
+    number = header.row
+    delivery = Delivery(log_id=0, ordinal=number, offset=0, pub=number, shard=0, floor=0)
+    return RawFrame(delivery=delivery, header=header)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hrtem_stream.messages import NormalisedFrame, SegmentedFrame
 from hrtem_stream.runtime.stage import Stage
 from hrtem_stream.science.coverage import coverage
+from hrtem_stream.science.working_scale import reduce_mask
 from hrtem_stream.stages.fallback import WithFallback
 
 NONE = "none"
@@ -59,12 +60,17 @@ class Segment(Stage[NormalisedFrame, SegmentedFrame]):
 
     def process(self, batch: Sequence[NormalisedFrame]) -> list[SegmentedFrame]:
         """Segment the frames that can be, and pass on the others."""
-        usable = [frame for frame in batch if not frame.header.fault]
-        segmented = iter(self._segment(usable) if usable else [])
-        return [
-            self.pass_on(frame, frame.header.fault) if frame.header.fault else next(segmented)
-            for frame in batch
-        ]
+        results: dict[int, SegmentedFrame] = {}
+        sizes: dict[tuple[int, ...], list[int]] = {}
+        for n, frame in enumerate(batch):
+            if frame.header.fault:
+                results[n] = self.pass_on(frame, frame.header.fault)
+            else:
+                sizes.setdefault(frame.image.shape, []).append(n)
+        for members in sizes.values():
+            segmented = self._segment([batch[n] for n in members])
+            results.update(zip(members, segmented, strict=True))
+        return [results[n] for n in range(len(batch))]
 
     def pass_on(self, frame: NormalisedFrame, reason: str) -> SegmentedFrame:
         """Give a frame without a mask: nothing is known of it, so nothing counts as graphene."""
@@ -107,12 +113,13 @@ class Segment(Stage[NormalisedFrame, SegmentedFrame]):
         vacuum = _vacuum(frame, mask, method)
         amorphous = mask & ~vacuum & ~frame.beam_off
         shares = coverage(amorphous, vacuum, frame.beam_off)
+        small = frame.thumbnail.shape
         result = SegmentedFrame(
             delivery=frame.delivery,
             header=frame.header,
             amorphous=amorphous,
-            vacuum=vacuum,
-            beam_off=frame.beam_off,
+            vacuum=reduce_mask(vacuum, shape=(small[0], small[1])),
+            beam_off=reduce_mask(frame.beam_off, shape=(small[0], small[1])),
             coefficients=frame.coefficients,
             thumbnail=frame.thumbnail,
             method=method,
@@ -122,6 +129,8 @@ class Segment(Stage[NormalisedFrame, SegmentedFrame]):
             beam_off_fraction=shares.beam_off_fraction,
             confidence=confidence,
             agreement=agreement,
+            scale=frame.scale,
+            working_pixel_nm=frame.working_pixel_nm,
             pixels=frame.pixels,
         )
         self._note(result)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from hrtem_stream.archive.encoding import EncodedFrame, SetAsideFrame
 from hrtem_stream.errors import ArchiveError, FrameError, LogError, WireError
 from hrtem_stream.messages import (
+    Bits,
     ControlRecord,
     FrameHeader,
     FrameSummary,
@@ -35,6 +36,7 @@ from hrtem_stream.messages import (
 from hrtem_stream.runtime.heart import Heart
 from hrtem_stream.runtime.meter import Meter
 from hrtem_stream.science.ranking import LiveRanking
+from hrtem_stream.science.working_scale import reduce_mask
 from hrtem_stream.stages.series import PLACEHOLDER, Encoders, SortedSeries
 from hrtem_stream.transport.delivery import Receipt
 from hrtem_stream.transport.wire import decode, encode_status, encode_summary
@@ -533,9 +535,15 @@ class Sort:
             beam_off_fraction=frame.beam_off_fraction, confidence=frame.confidence,
             received_ns=header.received_ns,
             agreement=frame.agreement, rank=self._rank(frame), latency_s=latency_s,
-            thumbnail=frame.thumbnail, amorphous=frame.amorphous, vacuum=frame.vacuum,
+            thumbnail=frame.thumbnail, amorphous=_as_thumbnail(frame), vacuum=frame.vacuum,
         )  # fmt: skip
         self._tell.send(encode_summary(summary))
+
+
+def _as_thumbnail(frame: SegmentedFrame) -> Bits:
+    """Give the mask at the size of the thumbnail."""
+    rows, columns = frame.thumbnail.shape
+    return reduce_mask(frame.amorphous, shape=(rows, columns))
 
 
 def _series_of(message: SegmentedFrame | ControlRecord) -> tuple[str, str]:

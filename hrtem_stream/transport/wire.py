@@ -42,13 +42,13 @@ from hrtem_stream.messages import (
 )
 from hrtem_stream.transport.fields import checked_record
 
-WIRE_VERSION = 1
+WIRE_VERSION = 2
 MAX_META_BYTES = 65_536
 MAX_SIDE = 16_384
 MAX_RAW_BYTES = 8 * MAX_SIDE * MAX_SIDE
 MAX_SHARDS = 10_000
 """A topic has four digits."""
-MAX_WORKING_PIXELS = 2048 * 2048
+MAX_WORKING_PIXELS = 4096 * 4096
 DTYPES = frozenset({"|u1", "<u2", "<u4", "|i1", "<i2", "<i4", "<f4", "<f8"})
 
 RAW, NORMALISED, SEGMENTED, CONTROL, MARK = range(5)
@@ -145,7 +145,7 @@ def encode(message: StageMessage) -> list[Part]:
         case NormalisedFrame():
             return [
                 *encode_publication(delivery, encode_record(message.header), kind=NORMALISED),
-                _pack([*message.image.shape, len(message.coefficients)]),
+                _sizes(message, message.image.shape),
                 _raw(message.image),
                 _raw(message.coefficients),
                 _bits(message.vacuum),
@@ -156,7 +156,7 @@ def encode(message: StageMessage) -> list[Part]:
         case SegmentedFrame():
             return [
                 *encode_publication(delivery, encode_record(message.header), kind=SEGMENTED),
-                _pack([*message.amorphous.shape, len(message.coefficients)]),
+                _sizes(message, message.amorphous.shape),
                 _pack(
                     [
                         message.method,
@@ -264,7 +264,7 @@ def _decode_normalised(
     delivery: Delivery, header: FrameHeader, parts: Sequence[Part]
 ) -> NormalisedFrame:
     pixels = _take_pixels(header, parts, 6)
-    shape, side = _array_shapes(parts[0])
+    shape, side, small, scale, working_pixel_nm = _read_sizes(parts[0])
     return NormalisedFrame(
         delivery=delivery,
         header=header,
@@ -272,7 +272,9 @@ def _decode_normalised(
         coefficients=_array(parts[2], np.float32, (side, side)),
         vacuum=_unbits(parts[3], shape),
         beam_off=_unbits(parts[4], shape),
-        thumbnail=_array(parts[5], np.uint8, shape),
+        thumbnail=_array(parts[5], np.uint8, small),
+        scale=scale,
+        working_pixel_nm=working_pixel_nm,
         pixels=pixels,
     )
 
@@ -281,7 +283,7 @@ def _decode_segmented(
     delivery: Delivery, header: FrameHeader, parts: Sequence[Part]
 ) -> SegmentedFrame:
     pixels = _take_pixels(header, parts, 7)
-    shape, side = _array_shapes(parts[0])
+    shape, side, small, scale, working_pixel_nm = _read_sizes(parts[0])
     scores = _unpack(parts[1], 1024, "scores")
     if not (isinstance(scores, list) and len(scores) == 7 and isinstance(scores[0], str)):
         raise WireError("meta", "scores must be an array of a method and six numbers")
@@ -292,9 +294,9 @@ def _decode_segmented(
         header=header,
         amorphous=_unbits(parts[2], shape),
         coefficients=_array(parts[3], np.float32, (side, side)),
-        vacuum=_unbits(parts[4], shape),
-        beam_off=_unbits(parts[5], shape),
-        thumbnail=_array(parts[6], np.uint8, shape),
+        vacuum=_unbits(parts[4], small),
+        beam_off=_unbits(parts[5], small),
+        thumbnail=_array(parts[6], np.uint8, small),
         method=scores[0],
         graphene_fraction=scores[1],
         amorphous_fraction=scores[2],
@@ -302,6 +304,8 @@ def _decode_segmented(
         beam_off_fraction=scores[4],
         confidence=scores[5],
         agreement=scores[6],
+        scale=scale,
+        working_pixel_nm=working_pixel_nm,
         pixels=pixels,
     )
 
@@ -331,6 +335,8 @@ def _with_sound_shape(header: FrameHeader) -> FrameHeader:
         raise ValueError(f"dtype must be one of {sorted(DTYPES)}, got {header.dtype!a:.80}")
     if not shape[1] and header.dtype != "|u1":
         raise ValueError(f"raw bytes must be of dtype |u1, got {header.dtype!r}")
+    if not 0.0 <= header.pixel_size_nm < math.inf:
+        raise ValueError(f"pixel_size_nm must be 0 or above, got {header.pixel_size_nm!r}")
     return dataclasses.replace(header, shape=(shape[0], shape[1]))
 
 
@@ -355,14 +361,30 @@ def _read_envelope(part: Part) -> tuple[int, Delivery]:
     return kind, delivery
 
 
-def _array_shapes(part: Part) -> tuple[tuple[int, int], int]:
-    content = _unpack(part, 64, "shape")
-    if not (isinstance(content, list) and len(content) == 3):
-        raise WireError("meta", "array shapes must be three numbers")
-    side = content[2]
+def _sizes(message: NormalisedFrame | SegmentedFrame, shape: tuple[int, ...]) -> bytes:
+    return _pack(
+        [
+            *shape,
+            len(message.coefficients),
+            *message.thumbnail.shape,
+            message.scale,
+            message.working_pixel_nm,
+        ]
+    )
+
+
+def _read_sizes(part: Part) -> tuple[tuple[int, int], int, tuple[int, int], str, float]:
+    """Read the shape of the working image, the side of the coefficients, and what follows."""
+    content = _unpack(part, 128, "shape")
+    if not (isinstance(content, list) and len(content) == 7):
+        raise WireError("meta", "array shapes must be five numbers, a word and a number")
+    side, scale, working_pixel_nm = content[2], content[5], content[6]
+    if not (isinstance(scale, str) and isinstance(working_pixel_nm, float)):
+        raise WireError("meta", f"scale must be a word and a number, got {content[5:]!a:.80}")
     if not (isinstance(side, int) and 1 <= side <= 8):
         raise WireError("meta", f"coefficients must be 1 to 8 a side, got {side!r}")
-    return _working_shape(content[:2]), side
+    small = _working_shape(content[3:5])
+    return _working_shape(content[:2]), side, small, scale, working_pixel_nm
 
 
 def _working_shape(shape: Any) -> tuple[int, int]:

@@ -18,12 +18,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hrtem_stream.errors import SegmenterError
+from hrtem_stream.science.tiles import by_tiles
 from hrtem_stream.unet.checkpoint import ModelCard, load_checkpoint, shipped_weights
 from hrtem_stream.unet.runners import GraphRunner, PlainRunner, Result, Runner
 
 logger = logging.getLogger(__name__)
 
 Flips = Sequence[tuple[int, ...]]
+
+WHOLE_PIXELS = 2048 * 2048
+"""A larger image goes through the network in tiles; one of this size takes it about 1 GB."""
+TILE_PX, TILE_OVERLAP_PX = 1024, 128
 
 AS_IS: Flips = ((),)
 FOUR_FLIPS: Flips = ((), (-1,), (-2,), (-2, -1))
@@ -162,6 +167,8 @@ class UNetSegmenter:
         return np.concatenate(parts)
 
     def _segment_in_parts(self, images: NDArray[np.float32], size: int) -> Result:
+        if images.shape[1] * images.shape[2] > WHOLE_PIXELS:
+            return self._segment_by_tiles(images)
         amorphous = np.empty(images.shape, np.bool_)
         confidence = np.empty(len(images), np.float32)
         for part, (masks, certainty) in self._results(images, size):
@@ -169,6 +176,25 @@ class UNetSegmenter:
                 raise SegmenterError("output must be finite, got NaN or infinity", "not_finite")
             amorphous[part], confidence[part] = masks, certainty
         return amorphous, confidence
+
+    def _segment_by_tiles(self, images: NDArray[np.float32]) -> Result:
+        """Work on large images tile by tile, and join the log odds without seams."""
+
+        def work(tile: NDArray[np.float32]) -> NDArray[np.float32]:
+            batch = torch.from_numpy(np.require(tile, np.float32, ["C", "W"]))[None, None]
+            with torch.inference_mode():
+                log_odds: NDArray[np.float32] = (
+                    self._log_odds(batch.to(self.device))[0].cpu().numpy()
+                )
+            return log_odds
+
+        joined = np.stack(
+            [by_tiles(image, work, side=TILE_PX, overlap=TILE_OVERLAP_PX) for image in images]
+        )
+        confidence = np.abs(np.tanh(0.5 * joined)).mean(axis=(1, 2))
+        if not np.isfinite(confidence).all():
+            raise SegmenterError("output must be finite, got NaN or infinity", "not_finite")
+        return joined > self._least_log_odds, confidence
 
     def _results(self, images: NDArray[np.float32], size: int) -> Iterator[tuple[slice, Result]]:
         """Keep every runner busy, and give the results in order."""

@@ -24,8 +24,8 @@ shapes = st.tuples(st.integers(1, 40), st.integers(1, 40))
 
 def enlarged(mask, shape):
     """The plain version: every detector pixel looks up the mask pixel that it belongs to."""
-    rows = np.arange(shape[0]) * mask.shape[0] // shape[0]
-    columns = np.arange(shape[1]) * mask.shape[1] // shape[1]
+    rows = (2 * np.arange(shape[0]) + 1) * mask.shape[0] // (2 * shape[0])
+    columns = (2 * np.arange(shape[1]) + 1) * mask.shape[1] // (2 * shape[1])
     return mask[np.ix_(rows, columns)]
 
 

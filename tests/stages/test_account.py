@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hrtem_stream.messages import (
+    Calibration,
     FeedFrame,
     FeedGap,
     FeedReject,
@@ -277,3 +278,15 @@ def test_the_account_beside_a_record_stays_small_on_a_feed_that_loses_much() -> 
     assert len(entries[-1].account) < 8192
     end = _end(account.end(SeriesEnd(n_frames=3999)))
     assert (end.n_received, end.n_archived) == (3999, 2000)
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"), [(0.02, 0.02), (1, 1.0), (None, 0.0), (float("inf"), 0.0), (-1.0, 0.0)]
+)
+def test_each_frame_carries_the_pixel_size_of_its_series(
+    stated: float | None, expected: float
+) -> None:
+    account = _account()
+    account.begin(SeriesStart(series="a", calibration=Calibration(pixel_size_nm=stated)), 1)
+    (entry,) = _take(account, _frame(0))
+    assert entry.record.pixel_size_nm == expected

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from hrtem_stream.science.working_scale import matched_to_lattice
 from hrtem_stream.stages.normalise import Normalise, thumbnail
+from tests.science.test_lattice_scale import counted, honeycomb
 from tests.stages.frames import raw
 
 
@@ -83,3 +86,25 @@ def test_pixels_that_came_in_the_message_are_taken_from_it_and_passed_on_if_aske
         assert np.array_equal(result.image, _frame(_noise()).image)
         assert (result.pixels is frame.pixels) is passes
         assert (stage.pass_on(frame, "why").pixels is frame.pixels) is passes
+
+
+def test_in_mode_lattice_the_working_image_follows_the_lattice_and_the_thumbnail_does_not() -> None:
+    pixels = counted(honeycomb((768, 512), pixel_size_nm=0.02), dose=300.0)
+    scaling = partial(matched_to_lattice, size=64, working_pixel_nm=0.04)
+    stage = Normalise(Memory(pixels), working_size=64, scaling=scaling)  # type: ignore[arg-type]
+    found, stated = stage.process([raw(0), raw(1, pixel_size_nm=0.025)])
+    assert found.image.shape == pytest.approx((384, 256), rel=0.02)
+    assert (found.scale, found.thumbnail.shape) == ("spectrum", (64, 64))
+    assert found.working_pixel_nm == pytest.approx(0.04)
+    assert stated.image.shape == (480, 320)
+    assert stated.scale == "calibration"
+    assert stated.vacuum.shape == stated.beam_off.shape == (480, 320)
+    assert found.thumbnail.std() > 20
+
+
+def test_a_frame_without_a_lattice_is_flagged_and_treated_as_published() -> None:
+    scaling = partial(matched_to_lattice, size=64, working_pixel_nm=0.04)
+    stage = Normalise(Memory(_noise()), working_size=64, scaling=scaling)  # type: ignore[arg-type]
+    (result,) = stage.process([raw(0)])
+    assert (result.scale, result.image.shape) == ("none", (64, 64))
+    np.testing.assert_array_equal(result.image, _frame(_noise()).image)

@@ -164,3 +164,23 @@ def test_every_result_is_noted() -> None:
     note: Callable = lambda frame: noted.append(frame.method)  # noqa: E731
     _stage(both, note=note).process([normalised(0), normalised(1, fault="blank")])
     assert sorted(noted) == ["none", "unet"]
+
+
+def test_working_images_of_several_sizes_are_segmented_in_order() -> None:
+    unet, _, _, _, both = _pair()
+    rng = np.random.default_rng(0)
+    sizes = [(64, 64), (100, 80), (64, 64)]
+    frames = []
+    for row, size in enumerate(sizes):
+        empty = np.zeros(size, np.bool_)
+        empty[: size[0] // 2] = True
+        frame = normalised(row, rng.standard_normal(size))
+        frames.append(replace(frame, vacuum=empty, beam_off=~empty & empty, scale="spectrum"))
+    results = _stage(both).process(frames)
+    assert unet.n_calls == 2
+    assert [result.header.row for result in results] == [0, 1, 2]
+    assert [result.amorphous.shape for result in results] == sizes
+    assert all(result.vacuum.shape == result.thumbnail.shape for result in results)
+    assert all(result.vacuum_fraction == 0.5 for result in results)
+    assert all(result.vacuum.mean() == 0.5 for result in results)
+    assert {result.scale for result in results} == {"spectrum"}

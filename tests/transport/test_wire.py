@@ -58,17 +58,22 @@ def _normalised(p: int, q: int, seed: int) -> NormalisedFrame:
         coefficients=rng.standard_normal((3, 3)).astype(np.float32),
         vacuum=rng.random((p, q)) < 0.5,
         beam_off=rng.random((p, q)) < 0.5,
-        thumbnail=rng.integers(0, 256, (p, q)).astype(np.uint8),
+        thumbnail=rng.integers(0, 256, (16, 12)).astype(np.uint8),
+        scale="spectrum",
+        working_pixel_nm=0.045,
     )
 
 
 def _segmented(p: int, q: int, seed: int) -> SegmentedFrame:
     frame = _normalised(p, q, seed)
+    rng = np.random.default_rng(seed)
     return SegmentedFrame(
-        delivery=DELIVERY, header=HEADER, amorphous=~frame.vacuum, vacuum=frame.vacuum,
-        beam_off=frame.beam_off, coefficients=frame.coefficients, thumbnail=frame.thumbnail,
+        delivery=DELIVERY, header=HEADER, amorphous=~frame.vacuum,
+        vacuum=rng.random((16, 12)) < 0.5, beam_off=rng.random((16, 12)) < 0.5,
+        coefficients=frame.coefficients, thumbnail=frame.thumbnail,
         method="bragg", graphene_fraction=0.25, amorphous_fraction=0.5, vacuum_fraction=0.125,
         beam_off_fraction=0.125, confidence=0.75, agreement=0.5,
+        scale="calibration", working_pixel_nm=0.0625,
     )  # fmt: skip
 
 
@@ -120,7 +125,7 @@ def test_arrays_off_the_wire_are_read_only() -> None:
 
 
 def test_a_summary_survives_the_wire() -> None:
-    frame = _segmented(16, 16, 1)
+    frame = _segmented(16, 12, 1)
     summary = FrameSummary(
         series="s", series_id="x", sequence=1, row=1, name="n", shape=(32, 32), method="bragg",
         fault="", graphene_fraction=0.5, amorphous_fraction=0.5, vacuum_fraction=0.0,
@@ -161,6 +166,12 @@ def _changed(number: int, part: bytes) -> list[bytes]:
     return parts
 
 
+def _sizes(
+    *shape: int, small: tuple[int, int] = (16, 12), scale: object = "none", pixel_nm: object = 0.0
+) -> bytes:
+    return msgpack.packb([*shape, *small, scale, pixel_nm])
+
+
 def _header(**fields: object) -> bytes:
     kind, content = msgpack.unpackb(encode_record(HEADER))
     return msgpack.packb([kind, {**content, **fields}])
@@ -172,10 +183,10 @@ HOSTILE = [
     (_changed(1, b""), "meta"),
     (_changed(1, b"\xc1"), "meta"),
     (_changed(1, b"x" * 300), "size"),
-    (_changed(1, msgpack.packb([2, 1, *range(8)])), "version"),
-    (_changed(1, msgpack.packb([1, 9, *range(8)])), "envelope"),
-    (_changed(1, msgpack.packb([1, 1, "a", *range(7)])), "envelope"),
-    (_changed(1, msgpack.packb([1, 1])), "envelope"),
+    (_changed(1, msgpack.packb([1, 1, *range(8)])), "version"),
+    (_changed(1, msgpack.packb([2, 9, *range(8)])), "envelope"),
+    (_changed(1, msgpack.packb([2, 1, "a", *range(7)])), "envelope"),
+    (_changed(1, msgpack.packb([2, 1])), "envelope"),
     (_changed(2, b""), "meta"),
     (_changed(2, b"\x91" * 60_000), "meta"),
     (_changed(2, b"\xdd\xff\xff\xff\xff"), "meta"),
@@ -207,15 +218,22 @@ HOSTILE = [
     (_changed(2, msgpack.packb([2, {"series": "s", "calibration": {"exposure_s": "1"}}])), "meta"),
     (_changed(2, msgpack.packb([2, {"series": "s", "calibration": {}, "metadata": {"a": 1}}])),
      "meta"),
-    (_changed(1, msgpack.packb([1, 1, 1, 5, 0, 9, 10_000, 0, 1, 0])), "envelope"),
-    (_changed(1, msgpack.packb([1, 1, 1, -2, 0, 9, 0, 0, 1, 0])), "envelope"),
+    (_changed(1, msgpack.packb([2, 1, 1, 5, 0, 9, 10_000, 0, 1, 0])), "envelope"),
+    (_changed(1, msgpack.packb([2, 1, 1, -2, 0, 9, 0, 0, 1, 0])), "envelope"),
     ([*_bytes(encode(_normalised(8, 8, 0))), b"not the pixels of the header"], "size"),
     ([*_bytes(encode(_normalised(8, 8, 0))), b"", b""], "parts"),
     ([*_bytes(encode(RawFrame(delivery=DELIVERY, header=HEADER))), b"too short"], "size"),
+    (_changed(2, _header(pixel_size_nm="0.02")), "meta"),
+    (_changed(2, _header(pixel_size_nm=float("nan"))), "meta"),
+    (_changed(2, _header(pixel_size_nm=-1.0)), "meta"),
     (_changed(3, msgpack.packb([8, 8])), "meta"),
-    (_changed(3, msgpack.packb([8, 8, 200])), "meta"),
-    (_changed(3, msgpack.packb([0, 8, 3])), "meta"),
-    (_changed(3, msgpack.packb([2**31, 2**31, 3])), "meta"),
+    (_changed(3, _sizes(8, 8, 200)), "meta"),
+    (_changed(3, _sizes(0, 8, 3)), "meta"),
+    (_changed(3, _sizes(2**31, 2**31, 3)), "meta"),
+    (_changed(3, _sizes(8, 8, 3, small=(2**31, 2**31))), "meta"),
+    (_changed(3, _sizes(8, 8, 3, scale=7)), "meta"),
+    (_changed(3, _sizes(8, 8, 3, pixel_nm="x")), "meta"),
+    (_changed(3, _sizes(8, 8, 3, small=(17, 12))), "size"),
     (_changed(4, b"too short"), "size"),
     (_changed(6, b""), "size"),
     (_bytes(encode(_normalised(8, 8, 0)))[:-1], "parts"),

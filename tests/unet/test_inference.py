@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hrtem_stream.errors import SegmenterError
+from hrtem_stream.unet import inference
 from hrtem_stream.unet.architecture import build
 from hrtem_stream.unet.inference import (
     FOUR_FLIPS,
@@ -185,3 +186,14 @@ def test_the_shipped_weights_segment_real_frames_in_either_precision() -> None:
     assert np.mean(masks[torch.float32] == masks[torch.bfloat16]) > 0.998
     # Seen in training: this tells a broken chain from a working one, not how good it is.
     assert evaluate(list(masks[torch.float32]), examples).pooled.jaccard > 0.85
+
+
+def test_an_image_too_large_for_memory_goes_through_in_tiles(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inference, "WHOLE_PIXELS", 32 * 32)
+    monkeypatch.setattr(inference, "TILE_PX", 32)
+    monkeypatch.setattr(inference, "TILE_OVERLAP_PX", 8)
+    amorphous, confidence = UNetSegmenter(Bright(), threshold=0.5).segment(IMAGES)
+    np.testing.assert_array_equal(amorphous, IMAGES > 0)
+    assert confidence.shape == (5,)
