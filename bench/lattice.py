@@ -53,6 +53,7 @@ def conditions(seed: int) -> Conditions:
         fall_off=0.5,
         beam_edge=False,
         mtf_nyquist=0.4,
+        noise_blur_px=0.0,
         gain=4.0,
         offset=0.0,
         read_noise=1.0,

@@ -92,7 +92,8 @@ def test_in_mode_lattice_the_working_image_follows_the_lattice_and_the_thumbnail
     pixels = counted(honeycomb((768, 512), pixel_size_nm=0.02), dose=300.0)
     scaling = partial(matched_to_lattice, size=64, working_pixel_nm=0.04)
     stage = Normalise(Memory(pixels), working_size=64, scaling=scaling)  # type: ignore[arg-type]
-    found, stated = stage.process([raw(0), raw(1, pixel_size_nm=0.025)])
+    frames = [raw(0, shape=(768, 512)), raw(1, shape=(768, 512), pixel_size_nm=0.025)]
+    found, stated = stage.process(frames)
     assert found.image.shape == pytest.approx((384, 256), rel=0.02)
     assert (found.scale, found.thumbnail.shape) == ("spectrum", (64, 64))
     assert found.working_pixel_nm == pytest.approx(0.04)

@@ -168,13 +168,12 @@ def test_every_result_is_noted() -> None:
 
 def test_working_images_of_several_sizes_are_segmented_in_order() -> None:
     unet, _, _, _, both = _pair()
-    rng = np.random.default_rng(0)
     sizes = [(64, 64), (100, 80), (64, 64)]
     frames = []
     for row, size in enumerate(sizes):
         empty = np.zeros(size, np.bool_)
         empty[: size[0] // 2] = True
-        frame = normalised(row, rng.standard_normal(size))
+        frame = normalised(row, np.full(size, -1.0))
         frames.append(replace(frame, vacuum=empty, beam_off=~empty & empty, scale="spectrum"))
     results = _stage(both).process(frames)
     assert unet.n_calls == 2
