@@ -586,10 +586,12 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def feed_of_line(line: str) -> dict[str, Any]:
-    """Make the table of a feed from one line, such as `dectris tcp://detector:31001`."""
-    kind, _, endpoint = line.strip().partition(" ")
-    where = "path" if kind == "folder" else "endpoint"
-    return {"kind": kind, kind: {where: endpoint.strip()}} if endpoint else {"kind": kind}
+    """Make the table of a feed from one line: `dectris tcp://detector:31001`, `folder /data`."""
+    kind, _, place = line.strip().partition(" ")
+    if not place:
+        return {"kind": kind}
+    key = "path" if kind == "folder" else "endpoint"
+    return {"kind": kind, kind: {key: place.strip()}}
 
 
 def known_keys(model: type[BaseModel] = Settings, prefix: str = "") -> list[str]:

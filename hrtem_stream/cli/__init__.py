@@ -16,11 +16,12 @@ import typer
 from hrtem_stream.cli.archives import info, recover, verify
 from hrtem_stream.cli.console import print_failure
 from hrtem_stream.cli.drill import drill
-from hrtem_stream.cli.frames import evaluate, segment, simulate
+from hrtem_stream.cli.frames import evaluate, segment
 from hrtem_stream.cli.keys import keys_app
 from hrtem_stream.cli.machine import config_show, doctor
 from hrtem_stream.cli.page import page
 from hrtem_stream.cli.sessions import demo, replay, run, stage
+from hrtem_stream.cli.simulate import simulate
 from hrtem_stream.cli.training import crossvalidate, gridsearch, train
 from hrtem_stream.errors import FeedError, HrtemError, SettingsError
 from hrtem_stream.version import __version__

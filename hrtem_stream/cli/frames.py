@@ -1,10 +1,10 @@
-"""Commands on frames without the pipeline: segment, evaluate, simulate."""
+"""Commands on frames without the pipeline: segment, evaluate."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,7 +26,7 @@ from hrtem_stream.cli.options import (
     SegmenterOption,
     SetOption,
 )
-from hrtem_stream.errors import FeedError, SettingsError
+from hrtem_stream.errors import FeedError
 
 if TYPE_CHECKING:
     from hrtem_stream.messages import SegmentedFrame
@@ -148,38 +148,6 @@ def evaluate(
         print_json(report)
     else:
         print_scores(report)
-
-
-def simulate(
-    output: Annotated[Path, typer.Option(help="The .npz to write: images, labels.")],
-    frames: Annotated[int, typer.Option(min=1, help="Number of frames.")] = 10,
-    size: Annotated[int, typer.Option(min=64, max=8192, help="Side of a frame in pixels.")] = 1024,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
-    kind: Annotated[
-        Literal["camera", "physical"],
-        typer.Option(help="camera: quick, for demonstration; physical: for training."),
-    ] = "camera",
-    overwrite: Overwrite = False,
-    as_json: Json = False,
-) -> None:
-    """Write simulated frames with their true labels: `images` and `labels`.
-
-    Labels: 0 graphene, 1 amorphous, 2 vacuum, 3 beam off.
-    Example: hrtem-stream simulate --kind physical --frames 20 --size 512 --output frames.npz
-    """
-    from hrtem_stream.simulators.camera import write_simulation
-    from hrtem_stream.simulators.physical import WORKING_SIZE, write_physical
-
-    require_writable(output, overwrite)
-    if kind == "physical" and size % WORKING_SIZE:
-        raise SettingsError(f"--size must be a multiple of {WORKING_SIZE} here, got {size}")
-    write = write_physical if kind == "physical" else write_simulation
-    with output_errors(output):
-        write(output, n_frames=frames, size=size, seed=seed)
-    if as_json:
-        print_json({"output": str(output), "n_frames": frames, "size": size, "seed": seed})
-    else:
-        print(f"{frames} frames written to {output}")
 
 
 def print_scores(report: dict[str, Any]) -> None:

@@ -46,12 +46,23 @@ def config_show(
 
 def doctor(
     config: Annotated[Path | None, typer.Argument(help="Settings file (TOML).")] = None,
+    feed: Annotated[
+        bool, typer.Option("--feed", help="Look at the feed instead; what it sends is taken.")
+    ] = False,
+    wait: Annotated[float, typer.Option(min=0.1, help="For the first frame, in s.")] = 10.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="To measure the rate for.")] = 3.0,
+    settings_values: SetOption = None,
     as_json: Json = False,
 ) -> None:
-    """Check this machine and the settings before a session."""
-    from hrtem_stream.cli.doctor import examine
+    """Check this machine and the settings before a session, or with --feed the detector.
 
-    findings = examine(settings_of(config, {}))
+    Frames that --feed takes are gone: not while a session or another receiver is attached.
+    """
+    from hrtem_stream.cli.doctor import examine
+    from hrtem_stream.cli.feed_probe import examine_feed
+
+    settings = settings_of(config, parse_values(settings_values))
+    findings = examine_feed(settings, wait_s=wait, listen_s=seconds) if feed else examine(settings)
     is_ok = all(finding.is_ok for finding in findings)
     if as_json:
         print_json(

@@ -128,7 +128,8 @@ class DectrisSender:
         return self._socket.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
 
     def begin(self, number: int, *, n_frames: int | None) -> None:
-        """Arm series `number`."""
+        """Arm series `number`, once a receiver is there."""
+        self._socket.poll(flags=zmq.POLLOUT)
         self._series = number
         self._identity = f"SIM{time.time_ns():023d}"
         self._date = dt.datetime.now(dt.UTC)

@@ -7,6 +7,7 @@ them, so that a mistake in one does not cancel one in the other.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import socket
 from types import TracebackType
@@ -147,7 +148,8 @@ class MerlinSender:
     def close(self) -> None:
         """Return once the client has taken all or is gone."""
         if self._client is not None:
-            self._client.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(OSError):  # the client was quicker
+                self._client.shutdown(socket.SHUT_WR)
         self.hang_up()
         self._listener.close()
 

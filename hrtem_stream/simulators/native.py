@@ -20,6 +20,7 @@ last frame is taken, whereas a script that merely ends loses what still waits in
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final, Literal
@@ -131,6 +132,36 @@ class NativeSender:
     ) -> None:
         """Close the socket."""
         self.close()
+
+
+class NativeFeed(NativeSender):
+    """Sends a programme in the words of the native feed."""
+
+    def __init__(self, endpoint: str, *, exposure_s: float = 0.001) -> None:
+        """Bind `endpoint`; `exposure_s` is what the start says."""
+        super().__init__(endpoint, linger_s=60.0)
+        self._exposure_s = exposure_s
+        self._name = ""
+
+    def begin(self, number: int, *, n_frames: int | None) -> None:
+        """Begin series `number`."""
+        self._name = f"simulated-{number}"
+        start = encode_start(self._name, n_frames=n_frames, exposure_s=self._exposure_s)
+        self._socket.send_multipart(start)
+
+    def send(  # type: ignore[override]
+        self, sequence: int, image: NDArray[Any], *, is_damaged: bool = False
+    ) -> None:
+        """Send frame `sequence`; a damaged one lacks half of its pixels."""
+        acquired_ns = time.time_ns()
+        header, pixels = encode_frame(
+            self._name, sequence=sequence, image=image, acquired_ns=acquired_ns
+        )
+        self._socket.send_multipart([header, pixels[: len(pixels) // 2] if is_damaged else pixels])
+
+    def end(self, *, n_frames: int, is_aborted: bool = False) -> None:
+        """End the series after `n_frames`, whether it was aborted or not."""
+        self._socket.send_multipart(encode_end(self._name, n_frames=n_frames))
 
 
 def _header(kind: str, series: str, **fields: Any) -> bytes:

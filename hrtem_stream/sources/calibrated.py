@@ -32,6 +32,11 @@ class CalibratedSource:
         """Whether the feed holds frames back while the frame log is full."""
         return self._source.can_wait
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether the feed is there, as far as it can tell; a file always is."""
+        return bool(getattr(self._source, "is_connected", True))
+
     def open(self, position: FeedPosition | None) -> None:
         """Begin to read the feed."""
         self._source.open(position)

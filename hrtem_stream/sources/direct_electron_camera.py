@@ -49,7 +49,8 @@ class Camera:
         """Connect."""
         import deapi
 
-        logging.getLogger("DECameraClientLib").setLevel(logging.WARNING)
+        # Its errors come to us as exceptions, or as properties that the server does not have.
+        logging.getLogger("DECameraClientLib").setLevel(logging.CRITICAL)
         self._max_buffer_bytes = max_buffer_bytes
         self._client = deapi.Client()
         self._client.usingMmf = False  # shared memory is for Windows, on the server's own host
