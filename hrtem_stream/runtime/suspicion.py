@@ -17,8 +17,13 @@ from pathlib import Path
 CONDEMNED_AT = 2
 MAX_SUSPECTS = 512
 
-_NOTE = struct.Struct("<QQQ")  # log id, first ordinal, number of frames: 0 when idle
+MAX_IN_HAND = 256
+
+_NOTE = struct.Struct("<QQ")  # log id, number of frames in hand: 0 when idle
+_ORDINAL = struct.Struct("<Q")
 _COUNT = struct.Struct("<QQ")  # ordinal, suspicions: 0 when free
+_ORDINALS = _NOTE.size
+_TABLE = _ORDINALS + MAX_IN_HAND * _ORDINAL.size
 
 
 class Suspicions:
@@ -32,17 +37,20 @@ class Suspicions:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        n_bytes = _NOTE.size + MAX_SUSPECTS * _COUNT.size
+        n_bytes = _TABLE + MAX_SUSPECTS * _COUNT.size
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
+            if os.fstat(descriptor).st_size != n_bytes:  # of another version
+                os.ftruncate(descriptor, 0)
             os.ftruncate(descriptor, n_bytes)
             self._buffer = mmap.mmap(descriptor, n_bytes)
         finally:
             os.close(descriptor)
-        self._log_id, first, n_frames = _NOTE.unpack_from(self._buffer, 0)
+        self._log_id, n_frames = _NOTE.unpack_from(self._buffer, 0)
         self._counts = self._read_counts()
         if n_frames:
-            for ordinal in range(first, first + n_frames):
+            for number in range(min(n_frames, MAX_IN_HAND)):
+                (ordinal,) = _ORDINAL.unpack_from(self._buffer, _ORDINALS + number * _ORDINAL.size)
                 self._counts[ordinal] = self._counts.get(ordinal, 0) + 1
             self._write_counts()
             self.wipe()
@@ -64,13 +72,15 @@ class Suspicions:
         return self._counts.get(ordinal, 0) >= CONDEMNED_AT
 
     def note(self, ordinals: Sequence[int]) -> None:
-        """Note the frames in hand."""
-        first = min(ordinals)
-        _NOTE.pack_into(self._buffer, 0, self._log_id, first, max(ordinals) - first + 1)
+        """Note the frames in hand: their number last, so that a torn note does not count."""
+        in_hand = ordinals[:MAX_IN_HAND]
+        for number, ordinal in enumerate(in_hand):
+            _ORDINAL.pack_into(self._buffer, _ORDINALS + number * _ORDINAL.size, ordinal)
+        _NOTE.pack_into(self._buffer, 0, self._log_id, len(in_hand))
 
     def wipe(self) -> None:
         """Note that nothing is in hand."""
-        _NOTE.pack_into(self._buffer, 0, self._log_id, 0, 0)
+        _NOTE.pack_into(self._buffer, 0, self._log_id, 0)
 
     def clear(self, ordinal: int) -> None:
         """Drop the suspicion against a frame that was worked on alone, and survived."""
@@ -79,7 +89,7 @@ class Suspicions:
 
     def _read_counts(self) -> dict[int, int]:
         cells = (
-            _COUNT.unpack_from(self._buffer, _NOTE.size + number * _COUNT.size)
+            _COUNT.unpack_from(self._buffer, _TABLE + number * _COUNT.size)
             for number in range(MAX_SUSPECTS)
         )
         return {ordinal: count for ordinal, count in cells if count}
@@ -88,4 +98,4 @@ class Suspicions:
         newest = sorted(self._counts.items())[-MAX_SUSPECTS:]
         cells = newest + [(0, 0)] * (MAX_SUSPECTS - len(newest))
         for number, cell in enumerate(cells):
-            _COUNT.pack_into(self._buffer, _NOTE.size + number * _COUNT.size, *cell)
+            _COUNT.pack_into(self._buffer, _TABLE + number * _COUNT.size, *cell)

@@ -44,3 +44,14 @@ def test_work_that_was_finished_raises_no_suspicion(tmp_path: Path) -> None:
 def test_another_log_has_other_ordinals_so_suspicions_end_with_their_log(tmp_path: Path) -> None:
     _started(tmp_path / "s").note([4])
     assert not _started(tmp_path / "s", log_id=2).is_suspect(4)
+
+
+def test_frames_of_other_workers_that_lie_between_are_not_suspected(tmp_path: Path) -> None:
+    _started(tmp_path / "s").note([4, 9, 12])
+    again = _started(tmp_path / "s")
+    assert [n for n in range(16) if again.is_suspect(n)] == [4, 9, 12]
+
+
+def test_a_file_of_another_version_is_begun_anew(tmp_path: Path) -> None:
+    (tmp_path / "s").write_bytes(b"\x01" * 8216)
+    assert not any(_started(tmp_path / "s").is_suspect(n) for n in range(16))
