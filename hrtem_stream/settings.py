@@ -321,6 +321,8 @@ class ArchiveSettings(Table):
     """Rotation: a new file after so many frames; 0: one file a series."""
     overwrite: bool = False
     """Whether an existing archive may be replaced."""
+    report: bool = True
+    """Whether a report, `NAME.html`, is written beside each series when it is closed."""
     full_disk_wait_s: float = Field(1e9, ge=0)
     """How long `sort` waits for space on a full disk before it gives up, in seconds."""
 

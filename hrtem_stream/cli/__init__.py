@@ -16,6 +16,8 @@ import typer
 from hrtem_stream.cli.archives import info, recover, verify
 from hrtem_stream.cli.console import print_failure
 from hrtem_stream.cli.drill import drill
+from hrtem_stream.cli.export import export
+from hrtem_stream.cli.export import report as report_series
 from hrtem_stream.cli.frames import evaluate, segment
 from hrtem_stream.cli.keys import keys_app
 from hrtem_stream.cli.machine import config_show, doctor
@@ -32,7 +34,7 @@ app = typer.Typer(
 )  # fmt: skip
 COMMANDS = (
     demo, run, replay, segment, evaluate, info, verify, recover, simulate, stage, doctor,
-    drill, train, crossvalidate, gridsearch, page,
+    drill, train, crossvalidate, gridsearch, page, report_series, export,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)

@@ -24,6 +24,7 @@ from hrtem_stream.pipeline.names import (
     session_lock,
     stage_processes,
 )
+from hrtem_stream.pipeline.reports import Reports
 from hrtem_stream.pipeline.security import check_access
 from hrtem_stream.runtime.heart import read_beat
 from hrtem_stream.settings import Settings
@@ -95,8 +96,11 @@ def run_session(
         _clear(runtime)
         (runtime / "settings.json").write_text(settings.model_dump_json(), encoding="utf-8")
 
+        reports = Reports(lambda: closed_archives(settings) if settings.archive.report else [])
+
         def look() -> None:
             page.tend()
+            reports.tend()
             watch(_progress(settings))
 
         supervisor = Supervisor(
@@ -117,6 +121,7 @@ def run_session(
         if not in_order and not code:
             message, code = "stopped before everything was archived", EXIT_FAILURE
         archives = closed_archives(settings)
+        reports.finish()
         is_over = in_order or not settings.feed.is_live or _is_settled(settings.frame_log_path)
         if is_over and "ingest" in settings.session.stages:
             _remove_log(settings)

@@ -15,15 +15,15 @@ import psutil
 
 COMMAND = [sys.executable, "-m", "hrtem_stream"]
 TIMEOUT_S = 150
-WITHOUT_PAGE = {"HRTEM_PAGE__ENABLED": "false"}
-"""A test that wants the page says so; others need not wait for it."""
+ALONE = {"HRTEM_PAGE__ENABLED": "false", "HRTEM_ARCHIVE__REPORT": "false"}
+"""A test that wants page or report says so; others need not wait for them."""
 
 
 def call(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(
         [*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=TIMEOUT_S,
-        cwd=cwd, check=False, env={**WITHOUT_PAGE, **os.environ},
+        cwd=cwd, check=False, env={**ALONE, **os.environ},
     )  # fmt: skip
 
 
@@ -46,7 +46,7 @@ class Session:
         self.process = subprocess.Popen(
             [*COMMAND, *map(str, arguments)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env={**WITHOUT_PAGE, **os.environ},
+            env={**ALONE, **os.environ},
         )  # fmt: skip
 
     @classmethod
