@@ -59,20 +59,20 @@ class FullView:
 
     async def open(self, row: int) -> None:
         """Show a frame."""
+        self.row = row
+        self._note.set_value(self._watch.marks.of(row).note)
+        self.refresh()
+        self.viewer.badge.set_text("full view")
+        self._dialog.open()  # at once, so that the next key is meant for this frame
         try:
             still = await run.io_bound(self._images.still, row)
+            grey = await run.io_bound(self._images.screen, row)
         except ArchiveError as error:
             ui.notify(str(error), type="warning")
             return
-        if still is None:  # the server stops
-            return
-        self.row = row
-        self.viewer.show(row, still, f"frame {row}")
-        self.viewer.show_spectrum()
-        self.viewer.badge.set_text("full view")
-        self._note.set_value(self._watch.marks.of(row).note)
-        self.refresh()
-        self._dialog.open()
+        if still is not None and self.row == row:  # no later step overtook it
+            self.viewer.show(row, still, f"frame {row}", grey=grey)
+            self.viewer.show_spectrum()
 
     async def step(self, n_places: int) -> None:
         """Go to the frame so many places further down the ranking."""

@@ -23,7 +23,7 @@ from hrtem_stream.web.pictures import grey_jpeg, mask_png, screen_image, spectru
 from hrtem_stream.web.watch import Watch
 
 N_PINNED = 64
-N_ENCODED = 512
+N_ENCODED, N_SCREENS = 512, 8
 HEADERS = {"Cache-Control": "private, max-age=600"}
 
 
@@ -52,6 +52,7 @@ class Images:
         self._watch = watch
         self._pinned: OrderedDict[tuple[str, int], Still] = OrderedDict()
         self._encoded: OrderedDict[tuple[str, str, int], bytes] = OrderedDict()
+        self._screens: OrderedDict[tuple[str, int], NDArray[np.uint8]] = OrderedDict()
         self._lock = threading.Lock()
         self._reading = threading.Lock()
 
@@ -108,10 +109,26 @@ class Images:
         """Give the frame as it is archived, at the size of a screen, as JPEG."""
 
         def make() -> bytes:
-            with self._reading, self._watch.open_row(row) as (archive, index):
-                return grey_jpeg(screen_image(archive.frame(index)))
+            return grey_jpeg(self.screen(row))
 
         return self._once("full", row, make)
+
+    def screen(self, row: int) -> NDArray[np.uint8]:
+        """Give the frame as it is archived, in grey, at the size of a screen.
+
+        Raises
+        ------
+        ArchiveError
+            It is not to be had.
+        """
+        view = self._watch.view
+        key = (view.series_id if view else "", row)
+        grey = self._screens.get(key)
+        if grey is None:
+            with self._reading, self._watch.open_row(row) as (archive, index):
+                grey = screen_image(archive.frame(index))
+            self._put(self._screens, key, grey, N_SCREENS)
+        return grey
 
     def _once(self, kind: str, row: int, make: Callable[[], bytes]) -> bytes:
         view = self._watch.view

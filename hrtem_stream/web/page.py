@@ -81,6 +81,8 @@ class Page:
         self._row: int | None = None
         self._spectrum_s = 0.0
         self._series_id = ""
+        self._wished = watch.marks.threshold
+        self._is_setting = False
         self._build()
         ui.on("hrtem_key", lambda event: self._press(event.args))
         ui.timer(FRAME_INTERVAL_S, self._refresh_frame)
@@ -100,6 +102,7 @@ class Page:
             if not self._is_owner:
                 ui.label("guest: look only").classes("h-faint")
         self._strip = Strip()
+        self._strip.section.set_visibility(not self._watch.hears_nothing)
         with ui.element("main").classes("h-main"):
             with ui.element("section").props('aria-label="Newest frame"'):
                 self._viewer = Viewer(self._watch, self._images, self._look, kind="frame")
@@ -209,7 +212,9 @@ class Page:
             self._title.set_text(view.series)
             if self._series_id and self._series_id != view.series_id:
                 self._frozen = None  # another series began
-            self._threshold.set_value(round(100 * marks.threshold))
+            if marks.threshold != self._wished and not self._is_setting:  # another browser set it
+                self._wished = marks.threshold
+                self._threshold.set_value(round(100 * marks.threshold))
             kept, rejected = view.kept(marks.threshold, marks.rejected)
             self._counts.set_text(f"{marks.threshold:.0%}: {kept} kept, {rejected} rejected")
             self._charts.update(view, marks.threshold)
@@ -330,11 +335,14 @@ class Page:
         self._refresh_rest()
         self._caption.set_text(self._words(self._row) if self._row is not None else "")
 
-    async def _keep(self, deed: Callable[[], None]) -> None:
+    async def _keep(self, deed: Callable[[], None]) -> bool:
+        """Do what writes a file; say so if it fails, and tell whether it was done."""
         try:
             await run.io_bound(deed)
         except (OSError, ValueError) as error:
             ui.notify(f"This could not be kept: {error}", type="negative")
+            return False
+        return True
 
     async def _pause(self) -> None:
         if not self._is_owner:
@@ -345,10 +353,18 @@ class Page:
         self._refresh_rest()
 
     async def _set_threshold(self, percent: float) -> None:
-        threshold = round(percent) / 100
-        if self._is_owner and threshold != self._watch.marks.threshold and self._watch.view:
-            await self._keep(lambda: self._watch.set_threshold(threshold))
-            self._refresh_rest()
+        """Follow the slider; of what comes while one threshold is being kept, the last counts."""
+        self._wished = round(percent) / 100
+        if self._is_setting or not self._is_owner or self._watch.view is None:
+            return
+        self._is_setting = True
+        try:
+            while (wished := self._wished) != self._watch.marks.threshold:
+                if not await self._keep(lambda wished=wished: self._watch.set_threshold(wished)):
+                    break
+        finally:
+            self._is_setting = False
+        self._refresh_rest()
 
     def _set_low(self, percent: float) -> None:
         self._set_look(low_percent=percent)

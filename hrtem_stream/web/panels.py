@@ -24,7 +24,8 @@ class Strip:
 
     def __init__(self) -> None:
         self._cells: dict[str, tuple[ui.element, ui.label, ui.label, ui.label]] = {}
-        with ui.element("section").classes("h-strip").props('aria-label="Stages"'):
+        self.section = ui.element("section").classes("h-strip").props('aria-label="Stages"')
+        with self.section:
             for name in NAMES:
                 with ui.element("div").classes("h-stage").props(f"data-stage={name}") as cell:
                     ui.html(f"<b>{name}</b>", tag="span", sanitize=False)

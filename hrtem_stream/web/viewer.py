@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+import numpy as np
 from nicegui import ui
+from numpy.typing import NDArray
 
 from hrtem_stream.web.images import Images, Still
 from hrtem_stream.web.pictures import LATTICE_SPACING_NM, contrast_filter, ring_radii, scale_bar
@@ -55,12 +57,14 @@ class Viewer:
         self._bar.set_visibility(False)
         self.restyle()
 
-    def show(self, row: int, still: Still, text: str) -> None:
-        """Show a frame of the present series."""
+    def show(
+        self, row: int, still: Still, text: str, *, grey: NDArray[np.uint8] | None = None
+    ) -> None:
+        """Show a frame of the present series; `grey` is what is on show if not the thumbnail."""
         view = self._watch.view
         if view is None:
             return
-        self._stretch(still)
+        self._stretch(still.thumbnail if grey is None else grey)
         if self._shown == (view.series_id, row):
             return
         self._shown = (view.series_id, row)
@@ -91,9 +95,9 @@ class Viewer:
     def _note_loaded(self) -> None:
         self._asked_s = None
 
-    def _stretch(self, still: Still) -> None:
+    def _stretch(self, grey: NDArray[np.uint8]) -> None:
         look = self._look
-        b, c = contrast_filter(still.thumbnail, look.low_percent, look.high_percent)
+        b, c = contrast_filter(grey, look.low_percent, look.high_percent)
         if max(abs(b / (self._contrast[0] or 9) - 1), abs(c / (self._contrast[1] or 9) - 1)) > (
             LEAST_CHANGE
         ):

@@ -127,17 +127,19 @@ def bench(real_frames: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def _opens(page: Any, address: str) -> bool:
+    from playwright.sync_api import Error
+
     try:
         return bool(page.goto(address).ok)
-    except Exception as error:  # Chromium's own error, before the page serves
-        assert "ERR_CONNECTION" in str(error)
+    except Error:  # before the page serves
         return False
 
 
 def test_the_newest_frame_advances(bench: Bench) -> None:
     first = bench.shown()
     bench.wait(lambda: bench.shown() >= first + 2)
-    assert bench.page.locator("main img").first.evaluate("image => image.naturalWidth") == 256
+    picture = bench.page.locator("main img").first
+    bench.wait(lambda: picture.evaluate("image => image.naturalWidth") == 256)
     assert bench.page.locator(".h-badge").first.inner_text() == "LIVE"
     age = bench.page.locator('[data-number="age of newest"] .h-value').inner_text()
     assert 0 <= float(age.removesuffix(" s")) < 10
@@ -214,8 +216,9 @@ def test_the_threshold_counts_as_the_archive_would(bench: Bench) -> None:
         threshold = float(np.round(np.median(archive.score("graphene_fraction")), 2))
     slider = bench.page.get_by_role("slider", name="Least graphene fraction")
     slider.focus()
-    for _ in range(round(100 * threshold)):
-        slider.press("ArrowRight")
+    tens, ones = divmod(round(100 * threshold), 10)
+    for key in ["PageUp"] * tens + ["ArrowRight"] * ones:
+        slider.press(key)
     bench.wait(
         lambda: f"{threshold:.0%}" in bench.page.locator('[data-number="kept"]').inner_text()
     )
