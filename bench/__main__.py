@@ -1,7 +1,8 @@
 """Run benchmarks: `python -m bench [NAME ...] [--json] [--output FILE] [--seconds S]`.
 
 Without a name all of them run, in less than ten minutes with the default of seconds, except
-`peers`, which installs other programs. `--json` prints one object; `--output` writes it, too.
+`peers`, which installs other programs, and `page`, which opens a browser. `--json` prints one
+object; `--output` writes it, too.
 Each benchmark is a module with `measure(seconds) -> list[Row]`; more options are in those that can
 be run by themselves (`python -m bench.pipeline --help`).
 """
@@ -16,8 +17,18 @@ from pathlib import Path
 
 from bench.row import Row, line, report
 
-NAMES = ("normalise", "bragg", "run_length", "archive", "unet", "transport", "pipeline", "peers")
-SLOW = ("peers",)
+NAMES = (
+    "normalise",
+    "bragg",
+    "run_length",
+    "archive",
+    "unet",
+    "transport",
+    "pipeline",
+    "page",
+    "peers",
+)
+SLOW = ("page", "peers")
 
 
 def main() -> None:

@@ -72,7 +72,8 @@ def run(case: Case, source: Path, *, seconds: float) -> Result:
     command = [
         sys.executable, "-m", "hrtem_stream", "replay", str(source), "--output", str(output),
         "--repeat", "1000000", "--codec", case.codec, "--segmenter", case.segmenter,
-        "--workers", str(case.workers), "--rate", case.rate, "--overwrite", "--json", *case.extra,
+        "--workers", str(case.workers), "--rate", case.rate, "--overwrite", "--json",
+        "--set", "archive.report=false", *case.extra,
     ]  # fmt: skip
     session = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     part = Path(f"{output}.part")

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -360,7 +361,7 @@ class Page:
         self._is_setting = True
         try:
             while (wished := self._wished) != self._watch.marks.threshold:
-                if not await self._keep(lambda wished=wished: self._watch.set_threshold(wished)):
+                if not await self._keep(partial(self._watch.set_threshold, wished)):
                     break
         finally:
             self._is_setting = False
