@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test lint unit bench clean
+.PHONY: demo test lint unit peers bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/hrtem-stream demo
@@ -21,6 +21,11 @@ lint: $(VENV)/developed
 unit: $(VENV)/developed
 	$(PYTEST) -n 2 -m "not slow and not gpu and not processes"
 	$(PYTEST) -m "processes and not slow and not gpu"
+
+# Simulated detectors of other makers take minutes to install, so no other target needs them.
+peers: $(VENV)/developed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[peers]"
+	$(PYTEST) -m peers
 
 bench: $(VENV)/developed
 	$(BIN)/python -m bench
