@@ -117,3 +117,42 @@ def test_every_setting_has_a_docstring() -> None:
             is_table = hasattr(field.annotation, "model_fields")
             assert is_table or field.description, name
     assert "feed.native.endpoint" in known_keys()
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "endpoint"),
+    [
+        ("dectris", "dectris", "tcp://127.0.0.1:31001"),
+        ("merlin tcp://merlin:6342", "merlin", "tcp://merlin:6342"),
+        ("direct_electron  tcp://de:13240 ", "direct_electron", "tcp://de:13240"),
+    ],
+)
+def test_a_feed_may_be_one_line(tmp_path: Path, line: str, kind: str, endpoint: str) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text(f'feed = "{line}"\n')
+    feed = load_settings(path).feed
+    assert feed.kind == kind
+    assert getattr(feed, kind).endpoint == endpoint
+    assert feed.is_live
+    assert origins(path)["feed.kind"] == f"file {path}"
+
+
+def test_a_folder_may_be_one_line() -> None:
+    feed = load_settings(None, {"feed": "folder /data/camera"}).feed
+    assert (feed.kind, feed.folder.path) == ("folder", "/data/camera")
+
+
+@pytest.mark.parametrize("line", ["camera", "simulated tcp://a:1", ""])
+def test_a_line_that_names_no_feed_is_refused(line: str) -> None:
+    with pytest.raises(SettingsError, match="feed"):
+        load_settings(None, {"feed": line})
+
+
+def test_an_acquisition_that_we_start_is_no_live_feed() -> None:
+    flags = {"feed.kind": "direct_electron", "feed.direct_electron.start": True}
+    assert not load_settings(None, flags).feed.is_live
+
+
+def test_the_control_unit_is_asked_over_the_web() -> None:
+    with pytest.raises(SettingsError, match="must begin with http"):
+        load_settings(None, {"feed.dectris.control": "tcp://detector"})
