@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import h5py
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
+from hrtem_stream.archive.column import digest_of
 from hrtem_stream.archive.layout import BULK, TEXT_BYTES, printable, texts_of
 from hrtem_stream.archive.ledger import Ledger
 from hrtem_stream.science.ranking import order, rank
@@ -13,6 +17,8 @@ from hrtem_stream.science.ranking import order, rank
 N_RANKED_MAX = 10_000
 """Images in the ranked view: making it takes a time that grows with the square, 0.4 s here."""
 
+HEADER = "process/header"
+"""Name of the header among the digests: an attribute."""
 COUNTS = ("received", "archived", "lost", "repeated", "republished", "duplicates")
 
 
@@ -73,9 +79,22 @@ def add_ledger(entry: h5py.Group, ledger: Ledger, whole_series: Ledger | None) -
     lost["reason"] = reasons.astype(h5py.string_dtype("utf-8", TEXT_BYTES))
 
 
+def add_digests(entry: h5py.Group, digests: dict[str, int]) -> None:
+    """Write the digests of the tables, with those of what closing added, and of the header."""
+    found = dict(digests)
+    for name in (
+        "scores/rank",
+        *(f"ledger/lost/{name}" for name in ("first", "n_frames", "reason")),
+    ):
+        found[name] = digest_of(entry[name])
+    found[HEADER] = xxhash.xxh3_64_intdigest(entry["process"].attrs["header"].encode())
+    entry["process"].attrs["digests"] = json.dumps(found)
+
+
 def reopen(entry: h5py.Group) -> None:
     """Take away what closing added, from a file whose writer died before it was renamed."""
     for name in ("ranked", "scores/rank", "ledger/lost", "marks"):
         if name in entry:
             del entry[name]
+    entry["process"].attrs.pop("digests", None)
     entry["ledger"].attrs["complete"] = False

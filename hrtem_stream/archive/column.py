@@ -10,9 +10,25 @@ from typing import Any
 
 import h5py
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from hrtem_stream.archive.codec import SHUFFLE, deflate, shuffle
+
+BLOCK_ROWS = 65_536
+"""Rows that are read at once."""
+
+
+def digest_of(dataset: h5py.Dataset) -> int:
+    """Return the xxh3, 64 bit, of all rows of a dataset, as a `Column` takes it."""
+    digest = xxhash.xxh3_64()
+    for first in range(0, len(dataset), BLOCK_ROWS):
+        digest.update(_bytes_of(dataset[first : first + BLOCK_ROWS]))
+    return int(digest.intdigest())
+
+
+def _bytes_of(rows: NDArray[Any]) -> memoryview:
+    return np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data
 
 
 def filters_of_dataset(dataset: h5py.Dataset) -> tuple[int, ...]:
@@ -28,9 +44,12 @@ class Column:
     ----------
     dataset
         Chunked along its first axis only.
+    digest
+        Is told of every row as it is stored, those that are there first; None for none.
     """
 
-    def __init__(self, dataset: h5py.Dataset) -> None:
+    def __init__(self, dataset: h5py.Dataset, *, digest: xxhash.xxh3_64 | None = None) -> None:
+        self._digest = digest
         self._id = dataset.id
         self._name = dataset.name
         self._trailing: tuple[int, ...] = dataset.shape[1:]
@@ -44,9 +63,12 @@ class Column:
         self.n: int = dataset.shape[0]
         """Rows, including those not yet flushed."""
         self._load_tail(dataset)
+        self._take_digest(dataset)
 
     def extend(self, rows: NDArray[Any]) -> None:
         """Append rows."""
+        if self._digest is not None and rows.size:
+            self._digest.update(_bytes_of(rows.astype(self._tail.dtype, copy=False)))
         done = 0
         while done < len(rows):
             at = self.n % self._rows
@@ -71,6 +93,13 @@ class Column:
             self._id.set_extent((n, *self._trailing))
             self.n = n
             self._load_tail(h5py.Dataset(self._id))
+            self._take_digest(h5py.Dataset(self._id))
+
+    def _take_digest(self, dataset: h5py.Dataset) -> None:
+        if self._digest is not None:
+            self._digest.reset()
+            for first in range(0, self.n, BLOCK_ROWS):
+                self._digest.update(_bytes_of(dataset[first : min(first + BLOCK_ROWS, self.n)]))
 
     def _load_tail(self, dataset: h5py.Dataset) -> None:
         at = self.n % self._rows

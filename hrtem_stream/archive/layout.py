@@ -105,6 +105,7 @@ SCORES = (
     Field("latency", "<f8", "s", "from received to archived"),
     Field("digest", "<u8", "", "xxh3, 64 bit, of the pixel bytes as received"),
     Field("stored_digest", "<u8", "", "xxh3, 64 bit, of the pixel bytes as stored"),
+    Field("working_digest", "<u8", "", "the same of thumbnail, masks, coefficients and runs"),
     Field("sequence", "<i8", "", "number of the frame at the feed"),
     Field("ordinal", "<i8", "", "number of the record in the frame log"),
     Field("name", f"text:{TEXT_BYTES}", "", "name of the frame at the feed"),

@@ -7,19 +7,22 @@ needed, and a damaged chunk is named.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias
 
 import h5py
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from hrtem_stream.archive.codec import decode_chunk
-from hrtem_stream.archive.column import filters_of_dataset
+from hrtem_stream.archive.column import BLOCK_ROWS, digest_of, filters_of_dataset
 from hrtem_stream.archive.encoding import SetAsideFrame
 from hrtem_stream.archive.journal import JournalledFile, journal_path
 from hrtem_stream.archive.layout import SCORES, ArchiveHeader
@@ -126,7 +129,28 @@ class Archive:
         IndexError
             If there is no such row.
         ArchiveError
-            If its pixels are damaged.
+            If its pixels are damaged, or are not those that were stored.
+        """
+        row = self._row(i)
+        frame = self.unchecked_frame(row)
+        is_aside = row in self._aside
+        if not is_aside and xxhash.xxh3_64_intdigest(frame.data) != self._stored_digests[row]:
+            sequence = int(self.score("sequence")[row])
+            raise ArchiveError(
+                f"{self.path.name}: images/image, frame {row}, sequence {sequence}: "
+                "the pixels are not those that were stored"
+            )
+        return frame
+
+    def unchecked_frame(self, i: int) -> Pixels:
+        """Return frame i as it lies in the file, whatever its digest says.
+
+        Raises
+        ------
+        IndexError
+            If there is no such row.
+        ArchiveError
+            If a chunk cannot be decoded.
         """
         row = self._row(i)
         frame = np.zeros(self.shape, self.dtype)
@@ -208,6 +232,12 @@ class Archive:
             If there is no such score, or it is damaged.
         """
         return self._column(f"scores/{name}")
+
+    def name(self, i: int) -> str:
+        """Return the name that the feed gave frame i."""
+        with self._reading("scores/name"):
+            text: bytes = self._entry["scores/name"][self._row(i)]
+            return text.decode("utf-8")
 
     def ranking(self) -> NDArray[np.int64]:
         """Return the rows, highest graphene fraction first, (F,) int64."""
@@ -293,7 +323,46 @@ class Archive:
     @property
     def set_aside_rows(self) -> list[int]:
         """Rows of the frames that did not fit the image dataset."""
-        return [int(row) for row in self._column("set_aside/row")]
+        return list(self._aside)
+
+    @cached_property
+    def _aside(self) -> dict[int, int]:
+        """Place in the tables of what was set aside, by row."""
+        return {int(row): place for place, row in enumerate(self._column("set_aside/row"))}
+
+    @cached_property
+    def _stored_digests(self) -> NDArray[np.uint64]:
+        return self.score("stored_digest")
+
+    def working_parts(self, i: int) -> tuple[NDArray[Any], ...]:
+        """Return what `working_digest` is taken of, for frame i, each as it is stored."""
+        row = self._row(i)
+        names = ("thumbnails/image", "vacuum/bits", "beam_off/bits", "illumination/coefficients")
+        runs = self.runs(row)
+        stored = tuple(self._read(name, row) for name in names)
+        return (*stored, runs.start, runs.length, runs.value)
+
+    def table_digests(self) -> dict[str, tuple[int, int]]:
+        """Return the digests of the tables: as written when the archive was closed, and as found.
+
+        Raises
+        ------
+        ArchiveError
+            If they cannot be read.
+        """
+        with self._reading("digests"):
+            attributes = self._entry["process"].attrs
+            written = json.loads(attributes.get("digests", "{}"))
+            header = attributes["header"].encode()
+            return {
+                name: (
+                    int(digest),
+                    xxhash.xxh3_64_intdigest(header)
+                    if name == "process/header"
+                    else digest_of(self._entry[name]),
+                )
+                for name, digest in written.items()
+            }
 
     def set_aside(self, i: int) -> SetAsideFrame:
         """Return what came for row i, which did not fit the image dataset.
@@ -305,10 +374,9 @@ class Archive:
         ArchiveError
             If it is damaged.
         """
-        rows = self.set_aside_rows
-        if i not in rows:
+        if i not in self._aside:
             raise KeyError(f"row {i} was not set aside")
-        at = rows.index(i)
+        at = self._aside[i]
         with self._reading(f"set_aside, row {i}"):
             group = self._entry["set_aside"]
             begin, end = group["offset"][at : at + 2]
@@ -355,5 +423,12 @@ class Archive:
 
     def _column(self, name: str) -> NDArray[Any]:
         with self._reading(name):
-            values: NDArray[Any] = self._entry[name][:]
-            return np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values
+            column = self._entry[name]
+            if column.dtype.kind != "S":
+                values: NDArray[Any] = column[:]
+                return values
+            # Block by block: the texts of a million frames need the memory of the longest only.
+            blocks = [column[i : i + BLOCK_ROWS] for i in range(0, len(column), BLOCK_ROWS)]
+            return np.concatenate(
+                [np.zeros(0, "U1"), *(np.char.decode(block, "utf-8") for block in blocks)]
+            )

@@ -25,7 +25,9 @@ def summary(path: str | os.PathLike[str]) -> dict[str, Any]:
         If there is no such file, it is not an archive, or its tables are damaged.
     """
     with open_archive(path) as archive:
-        scores = archive.scores
+        # Not all scores: the texts of a million frames would take half a gigabyte.
+        names = ("graphene_fraction", "method", "raw_bytes", "stored_bytes", "latency", "sequence")
+        scores = {name: archive.score(name) for name in names}
         best = archive.ranking()[:N_BEST]
         ledger = archive.ledger
         return {
@@ -39,7 +41,7 @@ def summary(path: str | os.PathLike[str]) -> dict[str, Any]:
             "complete": archive.is_complete,
             "ledger": asdict(ledger) | {"balanced": ledger.balanced},
             "methods": {"unet": 0, "bragg": 0, "none": 0} | Counter(scores["method"].tolist()),
-            "n_faults": int(np.count_nonzero(scores["fault"] != "")),
+            "n_faults": int(np.count_nonzero(archive.score("fault") != "")),
             "n_set_aside": len(archive.set_aside_rows),
             "raw_bytes": int(scores["raw_bytes"].sum()),
             "stored_bytes": int(scores["stored_bytes"].sum()),
@@ -48,7 +50,7 @@ def summary(path: str | os.PathLike[str]) -> dict[str, Any]:
                 {
                     "row": int(row),
                     "sequence": int(scores["sequence"][row]),
-                    "name": str(scores["name"][row]),
+                    "name": archive.name(row),
                     "graphene_fraction": _number(scores["graphene_fraction"][row]),
                 }
                 for row in best

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import h5py
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from hrtem_stream.archive.column import Column
@@ -24,25 +26,26 @@ class Tables:
 
     def __init__(self, entry: h5py.Group, header: ArchiveHeader) -> None:
         self._header = header
-        self._frame = Column(entry["images/frame"])
-        self._scores = {field.name: Column(entry["scores"][field.name]) for field in SCORES}
-        self._runs = {
-            name: Column(entry["runs"][name])
-            for name in ("frame_offset", "start", "length", "value")
-        }
+        self._digests: dict[str, xxhash.xxh3_64] = {}
+
+        def checked(name: str) -> Column:
+            self._digests[name] = xxhash.xxh3_64()
+            return Column(entry[name], digest=self._digests[name])
+
+        self._frame = checked("images/frame")
+        self._scores = {field.name: checked(f"scores/{field.name}") for field in SCORES}
+        # What is of one frame has its digest among the scores: `working_digest`.
+        self._runs = {name: Column(entry["runs"][name]) for name in ("start", "length", "value")}
+        self._runs["frame_offset"] = checked("runs/frame_offset")
         self._coefficients = Column(entry["illumination/coefficients"])
         self._thumbnails = Column(entry["thumbnails/image"])
         self._vacuum = Column(entry["vacuum/bits"])
         self._beam_off = Column(entry["beam_off/bits"])
-        aside = entry["set_aside"]
-        self._aside = {
-            name: Column(aside[name])
-            for name in ("bytes", "offset", "row", "shape", "dtype", "reason")
-        }
-        declared = entry["ledger/declared"]
-        self._declared = {
-            name: Column(declared[name]) for name in ("first", "n_frames", "reason", "ordinal")
-        }
+        aside = ("offset", "row", "shape", "dtype", "reason")
+        self._aside = {name: checked(f"set_aside/{name}") for name in aside}
+        self._aside["bytes"] = Column(entry["set_aside/bytes"])
+        declared = ("first", "n_frames", "reason", "ordinal")
+        self._declared = {name: checked(f"ledger/declared/{name}") for name in declared}
         self._by_frame = (
             self._frame,
             *self._scores.values(),
@@ -62,6 +65,10 @@ class Tables:
     def n_rows(self) -> int:
         """Frames in the tables."""
         return self._frame.n
+
+    def digests(self) -> dict[str, int]:
+        """Return the digest of each table that holds one value a frame, a loss or a text."""
+        return {name: digest.intdigest() for name, digest in self._digests.items()}
 
     def begin(self) -> None:
         """Write the offsets of nothing."""
@@ -100,7 +107,7 @@ class Tables:
                     self._runs[name].extend(getattr(encoded, name))
             n_runs.append(self._runs["start"].n)
         self._runs["frame_offset"].extend(np.array(n_runs, np.uint64))
-        self._add_working_images([frame for frame, _ in frames])
+        self._add_working_images(frames)
 
     def declare(self, loss: Loss, ordinal: int) -> None:
         """Append a loss."""
@@ -154,24 +161,56 @@ class Tables:
         self._aside["dtype"].extend(texts_of([aside.dtype], 16))
         self._aside["reason"].extend(texts_of([aside.reason], TEXT_BYTES))
 
-    def _add_working_images(self, frames: Sequence[SegmentedFrame]) -> None:
+    def _add_working_images(self, frames: Sequence[Row]) -> None:
         P, Q = self._header.working_shape
         n = len(frames)
         coefficients = np.full((n, *self._header.coefficients_shape), np.nan, np.float32)
         vacuum, beam_off = np.zeros((2, n, -(-P * Q // 8)), np.uint8)
-        nothing = np.zeros((1, P, Q), np.uint8)
-        for i, frame in enumerate(frames):
+        digests = np.zeros(n, np.uint64)
+        nothing = np.zeros((P, Q), np.uint8)
+        for i, (frame, encoded) in enumerate(frames):
+            thumbnail = nothing
             # What a frame passed on without work does not have stays empty.
             if _fits(frame, self._header):
                 coefficients[i] = frame.coefficients
                 vacuum[i] = np.packbits(frame.vacuum)
                 beam_off[i] = np.packbits(frame.beam_off)
-                self._thumbnails.extend(frame.thumbnail[np.newaxis])
-            else:
-                self._thumbnails.extend(nothing)
+                thumbnail = frame.thumbnail
+            self._thumbnails.extend(thumbnail[np.newaxis])
+            runs: Any = encoded if isinstance(encoded, EncodedFrame) else _NO_RUNS
+            digests[i] = working_digest(
+                thumbnail, vacuum[i], beam_off[i], coefficients[i],
+                runs.start, runs.length, runs.value,
+            )  # fmt: skip
         self._coefficients.extend(coefficients)
         self._vacuum.extend(vacuum)
         self._beam_off.extend(beam_off)
+        self._scores["working_digest"].extend(digests)
+
+
+@dataclass(frozen=True)
+class _NoRuns:
+    start: NDArray[Any]
+    length: NDArray[Any]
+    value: NDArray[Any]
+
+
+_NO_RUNS = _NoRuns(*(np.zeros(0, np.uint8) for _ in range(3)))
+
+
+def working_digest(*parts: NDArray[Any]) -> int:
+    """Return the xxh3, 64 bit, of all that is stored of one frame beside its pixels and scores.
+
+    Parameters
+    ----------
+    parts
+        Working image, vacuum and beam off as packed bits, coefficients, then start, length and
+        value of the runs: each as it is stored.
+    """
+    digest = xxhash.xxh3_64()
+    for part in parts:
+        digest.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+    return int(digest.intdigest())
 
 
 def _fits(frame: SegmentedFrame, header: ArchiveHeader) -> bool:

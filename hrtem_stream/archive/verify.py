@@ -13,6 +13,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from hrtem_stream.archive.reader import Archive, Runs, open_archive
+from hrtem_stream.archive.tables import working_digest
 from hrtem_stream.errors import ArchiveError
 from hrtem_stream.science.ranking import rank
 from hrtem_stream.science.run_length import are_canonical, fill_runs, mask_of_runs
@@ -80,9 +81,13 @@ def _is_hdf5(path: str | os.PathLike[str]) -> bool:
 def _differences(archive: Archive) -> Iterator[str]:
     scores = archive.scores
     yield from _table_differences(archive, scores)
+    for name, (written, found) in archive.table_digests().items():
+        if written != found:
+            yield f"{name} is not what was written"
     aside = set(archive.set_aside_rows)
     for row in range(len(archive)):
         try:
+            yield from _working_differences(archive, row, scores)
             if row in aside:
                 yield from _set_aside_differences(archive, row, scores)
             else:
@@ -109,17 +114,28 @@ def _table_differences(archive: Archive, scores: dict[str, NDArray[Any]]) -> Ite
         yield "scores/rank is not the order of graphene_fraction"
 
 
+def _working_differences(
+    archive: Archive, row: int, scores: dict[str, NDArray[Any]]
+) -> Iterator[str]:
+    if working_digest(*archive.working_parts(row)) != scores["working_digest"][row]:
+        yield (
+            f"row {row}: thumbnail, masks, coefficients or runs are not those that were stored "
+            f"(sequence {scores['sequence'][row]})"
+        )
+
+
 def _frame_differences(
     archive: Archive, row: int, scores: dict[str, NDArray[Any]]
 ) -> Iterator[str]:
-    pixels = archive.frame(row)
+    pixels = archive.unchecked_frame(row)
+    where = f"(sequence {scores['sequence'][row]}, images/image)"
     found = xxhash.xxh3_64_intdigest(pixels.data)
     if found != scores["stored_digest"][row]:
-        yield f"row {row}: the pixels are not those that were stored"
+        yield f"row {row}: the pixels are not those that were stored {where}"
     runs = archive.runs(row)
     flattened = archive.header.keep == "graphene" and runs.start.size > 0
     if not flattened and found != scores["digest"][row]:
-        yield f"row {row}: the pixels are not those that were received"
+        yield f"row {row}: the pixels are not those that were received {where}"
     if not are_canonical(runs.start, length=runs.length, n_pixels=pixels.size):
         yield f"row {row}: the runs are not in order, apart and inside the frame"
         return
@@ -140,7 +156,7 @@ def _set_aside_differences(
     found = xxhash.xxh3_64_intdigest(archive.set_aside(row).payload)
     if found != scores["stored_digest"][row] or found != scores["digest"][row]:
         yield f"row {row}: the bytes set aside are not those that were received"
-    if archive.frame(row).any() or archive.runs(row).start.size:
+    if archive.unchecked_frame(row).any() or archive.runs(row).start.size:
         yield f"row {row}: the frame was set aside, but has an image or runs"
 
 

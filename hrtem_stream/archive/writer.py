@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from hrtem_stream.archive.closing import add_ledger, add_ranking, reopen
+from hrtem_stream.archive.closing import add_digests, add_ledger, add_ranking, reopen
 from hrtem_stream.archive.codec import Codec
 from hrtem_stream.archive.encoding import (
     EncodedFrame,
@@ -397,6 +397,7 @@ class ArchiveWriter:
             self._tables.flush()
             add_ranking(entry, np.array(self._fractions, np.float64))
             add_ledger(entry, ledger, whole_series)
+            add_digests(entry, self._tables.digests())
             add_marks(entry, path=self.path, header=self.header, n_rows=self._n_rows)
             self._commit()
             self._release()

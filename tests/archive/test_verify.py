@@ -61,6 +61,10 @@ def test_a_flipped_bit_in_the_pixels_is_found_and_its_frame_named(tmp_path, code
     differences = verify(path).differences
     assert differences
     assert all("row 2" in one or "frame 2" in one for one in differences)
+    with open_archive(path) as archive:
+        assert len(archive.frame(1))
+        with pytest.raises(ArchiveError, match="frame 2"):
+            archive.frame(2)
 
 
 @pytest.mark.parametrize(
@@ -77,6 +81,15 @@ def test_a_flipped_bit_in_the_pixels_is_found_and_its_frame_named(tmp_path, code
         ("images/frame", 1, 5, "images/frame"),
         ("ledger/lost/first", 0, 2, "sequence 2 is archived and lost"),
         ("ledger/lost/n_frames", 0, 9, "its ranges do not"),
+        ("scores/latency", 1, 0.5, "scores/latency is not what was written"),
+        ("scores/name", 1, b"another", "scores/name is not what was written"),
+        ("scores/acquired_ns", 2, 7, "scores/acquired_ns is not what was written"),
+        ("ledger/declared/reason", 0, b"none", "ledger/declared/reason is not what was written"),
+        ("ledger/lost/reason", 0, b"none", "ledger/lost/reason is not what was written"),
+        ("thumbnails/image", (1, 3, 3), 77, "row 1: thumbnail, masks, coefficients or runs"),
+        ("vacuum/bits", (2, 5), 255, "row 2: thumbnail, masks, coefficients or runs"),
+        ("beam_off/bits", (3, 5), 255, "row 3: thumbnail, masks, coefficients or runs"),
+        ("illumination/coefficients", (0, 1, 1), 9.5, "row 0: thumbnail, masks, coefficients"),
     ],
 )
 def test_a_changed_value_in_a_table_is_found(tmp_path, name, index, value, match):
