@@ -357,7 +357,9 @@ class MetricsSettings(Table):
     host: str = "127.0.0.1"
     """Interface of the ports; loopback unless told otherwise."""
     port: int = Field(9310, ge=0, le=65000)
-    """First port: ingest, normalise, sort, then segment workers from +10; 0: any free ones."""
+    """First port: ingest, normalise, sort, supervisor, segment workers from +10; 0: free ones."""
+    targets_directory: str = ""
+    """Folder of the list of ports, for Prometheus to find; empty: /tmp/hrtem-UID/targets."""
 
 
 class SecuritySettings(Table):
@@ -473,6 +475,24 @@ class Settings(BaseSettings):
     def token_path(self) -> Path:
         """File of the token that metrics and page ask for off loopback."""
         return self.security_directory / "token"
+
+    @property
+    def targets_path(self) -> Path:
+        """File that tells Prometheus the metrics ports of the session."""
+        folder = self.metrics.targets_directory or f"/tmp/hrtem-{os.getuid()}/targets"
+        return Path(folder) / f"{self.session.name}.json"
+
+    @property
+    def archive_directory(self) -> Path:
+        """Folder of the archives."""
+        return Path(self.archive.file).parent if self.archive.file else Path(self.archive.directory)
+
+    @property
+    def event_log_path(self) -> Path | None:
+        """File of the events of the session as JSON lines; None where an archive lies alone."""
+        if self.archive.file:
+            return None
+        return Path(self.archive.directory) / f"{self.session.name}.log.jsonl"
 
     @property
     def frame_log_path(self) -> Path:

@@ -66,7 +66,7 @@ def _metrics(settings: Settings) -> Finding:
     host, first = settings.metrics.host, settings.metrics.port
     if not settings.metrics.enabled or first == 0:
         return Finding("metrics ports", True, "any free ones" if first == 0 else "switched off")
-    ports = [*range(first, first + 3), *range(first + 10, first + 10 + settings.segment.workers)]
+    ports = [*range(first, first + 4), *range(first + 10, first + 10 + settings.segment.workers)]
     taken = [port for port in ports if not _is_free(host, port)]
     text = f"taken: {taken}, others will be used" if taken else f"from {first} on are free"
     return Finding("metrics ports", not taken, text)

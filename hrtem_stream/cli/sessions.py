@@ -169,7 +169,7 @@ def _run(settings: Settings, n_frames: int | None) -> SessionResult:
     from hrtem_stream.pipeline import run_session
     from hrtem_stream.runtime.log import set_up_logging
 
-    set_up_logging(settings.session.log_level, "supervisor")
+    set_up_logging(settings.session.log_level, "supervisor", events=settings.event_log_path)
     if not sys.stderr.isatty():
         return run_session(settings)
     from rich.console import Console

@@ -24,6 +24,7 @@ from hrtem_stream.pipeline.names import (
     session_lock,
     stage_processes,
 )
+from hrtem_stream.pipeline.observation import Observation
 from hrtem_stream.pipeline.reports import Reports
 from hrtem_stream.pipeline.security import check_access
 from hrtem_stream.runtime.heart import read_beat
@@ -100,6 +101,7 @@ def run_session(
 
         def look() -> None:
             page.tend()
+            observation.look()
             reports.tend()
             watch(_progress(settings))
 
@@ -111,9 +113,10 @@ def run_session(
             drain_s=settings.session.drain_s,
             watch=look,
         )
+        observation = Observation(settings, restarts=lambda: supervisor.restarts)
         in_order, message, code = False, "", 0
         try:
-            with page:
+            with page, observation:
                 in_order = supervisor.run()
         except GaveUpError as error:
             message = failure(runtime) or str(error)

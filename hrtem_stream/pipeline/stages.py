@@ -43,7 +43,9 @@ METRICS_OFFSETS = {"ingest": 0, "normalise": 1, "sort": 2, "segment": 10}
 
 def run_stage(name: str, index: int, settings: Settings) -> int:
     """Run one stage in this process until it is told to stop; give the exit code."""
-    set_up_logging(settings.session.log_level, process_name(name, index))
+    set_up_logging(
+        settings.session.log_level, process_name(name, index), events=settings.event_log_path
+    )
     runtime = settings.runtime_directory
     stop = StopRequest()
     try:

@@ -69,6 +69,14 @@ class Meter:
         self.ledger_imbalance = gauge(
             "ledger_imbalance", "received - archived - lost of closed series: 0 always"
         )
+        self.series_open = gauge("series_open", "1 while a series is under way")
+        self.feed_silent_seconds = gauge(
+            "feed_silent_seconds", "Time since the feed last said anything, while it was asked"
+        )
+        self.archive_errors = counter("archive_errors", "Writes that failed, tried again or not")
+        self.archive_waiting = gauge(
+            "archive_waiting", "1 while frames wait because the archive cannot be written"
+        )
         self._lost = self._labelled("frames_lost", "Frames declared lost", "reason")
         self._rejected = self._labelled("messages_rejected", "Messages not understood", "reason")
         self._segmented = self._labelled("frames_segmented", "Frames segmented", "method")
@@ -116,17 +124,7 @@ class Meter:
 
         With a token, `/metrics` asks for it; `/healthz` tells nothing but that the loop turns.
         """
-        metrics = behind_token(make_wsgi_app(self.registry), token)
-        application = _with_health(metrics, self._is_healthy)
-        try:
-            server = make_server(host, port, application, _Server, _QuietHandler)
-        except OSError as error:
-            logger.warning(
-                "metrics port %s:%d: %s; a free one is taken", host, port, error.strerror
-            )
-            server = make_server(host, 0, application, _Server, _QuietHandler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        return int(server.server_port)
+        return serve_metrics(self.registry, host, port, token=token, is_healthy=self._is_healthy)
 
     def _is_healthy(self) -> bool:
         return time.monotonic() - self.beat_s < HEALTHY_S
@@ -144,6 +142,26 @@ class Meter:
 
     def _labelled(self, name: str, text: str, label: str) -> Any:
         return Counter(f"hrtem_{name}", text, ["stage", label], registry=self.registry)
+
+
+def serve_metrics(
+    registry: CollectorRegistry,
+    host: str,
+    port: int,
+    *,
+    token: str | None = None,
+    is_healthy: Callable[[], bool] = lambda: True,
+) -> int:
+    """Serve a registry in a thread, on another free port if this one is taken; give the port."""
+    metrics = behind_token(make_wsgi_app(registry), token)
+    application = _with_health(metrics, is_healthy)
+    try:
+        server = make_server(host, port, application, _Server, _QuietHandler)
+    except OSError as error:
+        logger.warning("metrics port %s:%d: %s; a free one is taken", host, port, error.strerror)
+        server = make_server(host, 0, application, _Server, _QuietHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return int(server.server_port)
 
 
 class _Server(ThreadingMixIn, WSGIServer):

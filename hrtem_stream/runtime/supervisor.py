@@ -97,6 +97,11 @@ class Supervisor:
         self._told_pid = 0
 
     @property
+    def restarts(self) -> dict[str, int]:
+        """Restarts of each process so far."""
+        return {name: child.n_restarts for name, child in self._children.items()}
+
+    @property
     def n_restarts(self) -> int:
         """Restarts of all processes so far."""
         return sum(child.n_restarts for child in self._children.values())

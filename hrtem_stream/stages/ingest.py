@@ -315,6 +315,8 @@ class Ingest:
             self._outbox.send(encode_publication(delivery, b"", kind=MARK))
         self._meter.frame_log_fill.set(self._log.fill)
         self._meter.queue_frames.set(len(self._waiting))
+        self._meter.series_open.set(self._account.is_open)
+        self._meter.feed_silent_seconds.set(max(0.0, now_s - self._heard_s))
         self._meter.in_progress_frames.set(self._dispatcher.n_outstanding)
 
     def _take(self, item: FeedItem | None, now_s: float) -> None:

@@ -353,7 +353,9 @@ class Sort:
             for ordinal in ordinals:
                 del self._held[ordinal]
             n_settled += len(group)
-            self._full_since_s = None
+            if self._full_since_s is not None:
+                self._full_since_s = None
+                self._meter.archive_waiting.set(0)
         return n_settled
 
     def _leading_frames(self, ready: Sequence[_Held]) -> list[tuple[SegmentedFrame, Encoded]]:
@@ -487,6 +489,7 @@ class Sort:
 
     def _wait_for_disk(self, error: ArchiveError) -> None:
         """Take a full disk as a reason to wait; anything else ends the stage."""
+        self._meter.archive_errors.inc()
         cause = error.__cause__
         full = (errno.ENOSPC, errno.EDQUOT)
         if not (isinstance(cause, OSError) and cause.errno in full):
@@ -497,6 +500,7 @@ class Sort:
             logger.error("%s; frames wait in the frame log until there is room", error)
         if now_s - self._full_since_s > self._full_disk_wait_s:
             raise error
+        self._meter.archive_waiting.set(1)
         self._retry_at_s = now_s + RETRY_S
 
     def _send_state(self, now_s: float) -> None:

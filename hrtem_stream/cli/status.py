@@ -1,0 +1,212 @@
+"""Command status: how the sessions of this user do, for a terminal."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hrtem_stream.cli.console import print_json, settings_of
+from hrtem_stream.cli.options import Json
+from hrtem_stream.errors import HrtemError, SettingsError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from hrtem_stream.settings import Settings
+
+LOOKS_S = 1.2
+"""A rate needs two looks."""
+COLOURS = {"ok": "green", "idle": "dim", "amber": "yellow", "red": "bold red"}
+
+
+def status(
+    config: Annotated[
+        Path | None, typer.Argument(help="Settings file of one session; none: all that run here.")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on until Ctrl-C.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Tell how sessions do: stages with rates and queues, frames archived and lost, disk left.
+
+    Exit code 1 when a session needs a person, or when none runs.
+
+        hrtem-stream status --watch
+        hrtem-stream status config/live.toml --json
+    """
+    onlookers = [_Onlooker(settings) for settings in _sessions(config)]
+    try:
+        if watch:
+            _watch(onlookers)
+            return
+        found = _look(onlookers)
+    finally:
+        for onlooker in onlookers:
+            onlooker.close()
+    if as_json:
+        print_json({"sessions": found})
+    else:
+        from rich.console import Console
+
+        for session in found:
+            Console().print(_table(session))
+        if not found:
+            print("no session runs")
+    if not found or any(session["level"] == "red" for session in found):
+        raise typer.Exit(1)
+
+
+class _Onlooker:
+    """Looks at one session from outside."""
+
+    def __init__(self, settings: Settings) -> None:
+        from hrtem_stream.pipeline.security import metrics_token
+        from hrtem_stream.transport.guard import Guard
+        from hrtem_stream.transport.sockets import Subscriber, make_context
+        from hrtem_stream.transport.wire import STATUS_TOPIC
+        from hrtem_stream.web.watch import Watch
+
+        is_open = settings.security.insecure == "everything"
+        self._settings = settings
+        self._hearing = Subscriber(
+            make_context(), settings.endpoint("summaries"), bind=False, topics=[STATUS_TOPIC],
+            high_water=16, guard=Guard(settings.security_directory, is_open=is_open),
+        )  # fmt: skip
+        self._token = metrics_token(settings)
+        self._watch = Watch(settings, hearing=self._hearing, metrics_token=self._token)
+
+    def look(self) -> dict[str, Any]:
+        """Return the session as plain values for JSON."""
+        while (parts := self._hearing.receive()) is not None:
+            self._watch.hear(parts)
+        self._watch.look()
+        gauges, view = self._watch.gauges, self._watch.view
+        said = view.status if view is not None else None
+        levels = [state.level for state in gauges.states]
+        worst = next((level for level in ("red", "amber", "ok") if level in levels), "idle")
+        return {
+            "session": self._settings.session.name,
+            "level": worst,
+            "series": said.series if said else None,
+            "archive": said.archive if said else None,
+            "n_expected": gauges.n_expected,
+            "archived": said.n_archived if said else None,
+            "lost": said.n_lost if said else None,
+            "frames_per_s": _rounded(gauges.rate),
+            "frame_log_fill": _rounded(gauges.log_fill),
+            "disk_free_bytes": gauges.free_bytes,
+            "disk_full_in_s": _rounded(gauges.full_in_s),
+            "paused_s": _rounded(gauges.paused_s),
+            "stages": [
+                asdict(state) | ({"method": self._method()} if state.name == "segment" else {})
+                for state in gauges.states
+            ],
+        }
+
+    def _method(self) -> str:
+        """Return what most frames were segmented by, from the metrics."""
+        from hrtem_stream.runtime.readings import read_process
+
+        settings, counts = self._settings, Counter[str]()
+        for index in range(settings.segment.workers):
+            heart = settings.runtime_directory / f"segment-{index}.heart"
+            reading = read_process(heart, host=settings.metrics.host, token=self._token)
+            counts.update(
+                {k: int(n) for k, n in reading.labelled.get("frames_segmented", {}).items()}
+            )
+        return counts.most_common(1)[0][0] if counts else ""
+
+    def close(self) -> None:
+        """Let go."""
+        self._hearing.close()
+
+
+def _sessions(config: Path | None) -> list[Settings]:
+    """Return the settings of one session, or of all whose folders lie where they do by default."""
+    from hrtem_stream.settings import settings_from_json
+
+    if config is not None:
+        settings = settings_of(config, {})
+        return [settings] if (settings.runtime_directory / "settings.json").exists() else []
+    found = []
+    for path in sorted(Path(f"/tmp/hrtem-{os.getuid()}").glob("*/settings.json")):
+        try:
+            found.append(settings_from_json(path.read_text(encoding="utf-8")))
+        except (OSError, SettingsError):
+            continue
+    return found
+
+
+def _look(onlookers: list[_Onlooker]) -> list[dict[str, Any]]:
+    for onlooker in onlookers:
+        onlooker.look()
+    if onlookers:
+        time.sleep(LOOKS_S)
+    return [onlooker.look() for onlooker in onlookers]
+
+
+def _watch(onlookers: list[_Onlooker]) -> None:
+    from rich.console import Group
+    from rich.live import Live
+    from rich.text import Text
+
+    if not onlookers:
+        raise HrtemError("no session runs")
+    with Live(refresh_per_second=2) as live:
+        try:
+            while True:
+                tables = [_table(onlooker.look()) for onlooker in onlookers]
+                live.update(Group(*tables, Text("Ctrl-C ends the watch, not the session")))
+                time.sleep(1.0)
+        except KeyboardInterrupt:
+            return
+
+
+def _table(session: dict[str, Any]) -> RenderableType:
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    of_n = f" of {session['n_expected']}" if session["n_expected"] else ""
+    title = (
+        f"{session['session']}: series {session['series'] or '-'}, "
+        f"{_said(session['archived'])}{of_n} archived, {_said(session['lost'])} lost, "
+        f"{_said(session['frames_per_s'])} frames/s, "
+        f"log {_percent(session['frame_log_fill'])} full, "
+        f"{_gigabytes(session['disk_free_bytes'])} of disk left"
+    )
+    table = Table(title=title, title_justify="left")
+    for column in ("stage", "state", "frames/s", "queue", "lost", "method"):
+        table.add_column(column, justify="left" if column in ("stage", "state") else "right")
+    sentences = []
+    for state in session["stages"]:
+        colour = COLOURS[state["level"]]
+        table.add_row(
+            state["name"], Text(state["level"], colour), _said(_rounded(state["rate"])),
+            _said(state["queue"]), _said(state["lost"]), state["method"],
+        )  # fmt: skip
+        if state["sentence"]:
+            sentences.append(Text(f"{state['name']}: {state['sentence']}", colour))
+    return Group(table, *sentences)
+
+
+def _said(value: object) -> str:
+    return "-" if value is None else str(value)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
+
+
+def _gigabytes(n_bytes: int | None) -> str:
+    return "-" if n_bytes is None else f"{n_bytes / 1e9:.0f} GB"
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else round(value, 3)
