@@ -17,9 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
+    InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    TomlConfigSettingsSource,
 )
 
 from hrtem_stream.errors import SettingsError
@@ -192,12 +192,6 @@ class FeedSettings(Table):
     simulated: SimulatedFeedSettings = SimulatedFeedSettings()
     folder: FolderFeedSettings = FolderFeedSettings()
     calibration: CalibrationSettings = CalibrationSettings()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_line_is_enough(cls, values: Any) -> Any:
-        """Take `feed = "KIND"` and `feed = "KIND ENDPOINT"` for a table."""
-        return feed_of_line(values) if isinstance(values, str) else values
 
     @model_validator(mode="after")
     def _a_folder_has_a_path(self) -> FeedSettings:
@@ -522,9 +516,9 @@ def load_settings(path: Path | None = None, flags: Mapping[str, Any] | None = No
     SettingsError
         The file cannot be read, or a key or value is wrong; the message names rule and value.
     """
-    nested = _nested({key: value for key, value in (flags or {}).items() if value is not None})
-    if path is not None:
-        read_toml(path)
+    given = {key: value for key, value in (flags or {}).items() if value is not None}
+    nested = _nested(dict(flatten(_with_feed_table(given))))
+    content = read_toml(path) if path is not None else {}
     _refuse_unknown_variables()
 
     class Loaded(Settings):
@@ -537,9 +531,7 @@ def load_settings(path: Path | None = None, flags: Mapping[str, Any] | None = No
             dotenv_settings: PydanticBaseSettingsSource,
             file_secret_settings: PydanticBaseSettingsSource,
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            if path is None:
-                return init_settings, env_settings
-            return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, path)
+            return init_settings, env_settings, InitSettingsSource(settings_cls, content)
 
     try:
         return Settings.model_construct(**dict(Loaded(**nested)))
@@ -575,8 +567,6 @@ def origins(path: Path | None, flags: Mapping[str, Any] | None = None) -> dict[s
     given = set((flags or {}).keys())
     environment = {key for key, _ in flatten(EnvSettingsSource(Settings)())}
     content = read_toml(path) if path is not None else {}
-    if isinstance(content.get("feed"), str):
-        content["feed"] = feed_of_line(content["feed"])
     in_file = {key for key, _ in flatten(content)}
     found = {}
     for key, _ in flatten(load_settings(path, flags).model_dump()):
@@ -600,7 +590,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         The file cannot be read or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return _with_feed_table(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise SettingsError(f"settings file {path} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -614,6 +604,12 @@ def feed_of_line(line: str) -> dict[str, Any]:
         return {"kind": kind}
     key = "path" if kind == "folder" else "endpoint"
     return {"kind": kind, kind: {key: place.strip()}}
+
+
+def _with_feed_table(content: dict[str, Any]) -> dict[str, Any]:
+    """Turn a feed in one line into its table, before other sources are laid over it."""
+    feed = content.get("feed")
+    return {**content, "feed": feed_of_line(feed)} if isinstance(feed, str) else content
 
 
 def known_keys(model: type[BaseModel] = Settings, prefix: str = "") -> list[str]:

@@ -156,3 +156,20 @@ def test_an_acquisition_that_we_start_is_no_live_feed() -> None:
 def test_the_control_unit_is_asked_over_the_web() -> None:
     with pytest.raises(SettingsError, match="must begin with http"):
         load_settings(None, {"feed.dectris.control": "tcp://detector"})
+
+
+def test_a_flag_is_laid_over_a_feed_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text('feed = "dectris tcp://detector:31001"\n')
+    feed = load_settings(path, {"feed.dectris.channel": "threshold_1"}).feed
+    assert (feed.kind, feed.dectris.endpoint) == ("dectris", "tcp://detector:31001")
+    assert feed.dectris.channel == "threshold_1"
+
+
+def test_a_flag_may_name_the_feed_and_another_one_set_it_up() -> None:
+    feed = load_settings(None, {"feed": "merlin tcp://m:1", "feed.merlin.max_frame_mib": 5}).feed
+    assert (feed.kind, feed.merlin.endpoint, feed.merlin.max_frame_mib) == (
+        "merlin",
+        "tcp://m:1",
+        5,
+    )

@@ -198,6 +198,7 @@ def test_doctor_looks_at_a_feed(tmp_path: Path) -> None:
     config.write_text(f'feed = "merlin {endpoint}"\n')
     report = call_json("doctor", config, "--feed", "--wait", 30, "--seconds", 0.5, code=1)
     simulator.process.kill()
+    simulator.process.communicate()
     checks = report["checks"]
     assert [name for name, check in checks.items() if not check["ok"]] == ["feed losses"]
     assert "2 missing" in checks["feed losses"]["finding"]
