@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,6 +36,7 @@ def drill(
         raise SettingsError("--quick and --minutes exclude each other")
     defaults = {} if config else {"segment.segmenter": "bragg", "segment.workers": 2}
     settings = settings_of(config, {**defaults, **parse_values(settings_values)})
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # leaves nothing behind
     plan = long_plan(minutes, seed) if minutes is not None else quick_plan(seed)
     report = Drill(settings, plan, say=say).run()
     if as_json:

@@ -44,7 +44,10 @@ def report_of(archives: list[Path]) -> dict[str, Any]:
 
 
 def session_s(archives: list[Path]) -> float:
-    """Give the time from the first frame received to the last one archived, in seconds."""
+    """Give the time from the first frame received to the last one archived, in seconds.
+
+    0 where the clock of the host was set back meanwhile.
+    """
     from hrtem_stream import open_archive
 
     received, archived = [], []
@@ -52,7 +55,7 @@ def session_s(archives: list[Path]) -> float:
         with open_archive(path) as opened:
             received += opened.score("received_ns")[:1].tolist()
             archived += opened.score("archived_ns")[-1:].tolist()
-    return (archived[-1] - received[0]) / 1e9 if received else 0.0
+    return max(0.0, (archived[-1] - received[0]) / 1e9) if received else 0.0
 
 
 def print_report(report: dict[str, Any]) -> None:

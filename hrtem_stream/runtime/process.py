@@ -22,11 +22,16 @@ class StopRequest:
         self.is_set = True
 
 
+def hear_of_parents_death(number: int) -> None:
+    """Ask the kernel for a signal when the parent dies."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number)
+
+
 def die_with_parent(parent: int) -> None:
     """Ask the kernel to kill this process when its parent dies.
 
     The signal follows the thread that spawned us, so the supervisor spawns from its main thread.
     """
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    hear_of_parents_death(signal.SIGKILL)
     if os.getppid() != parent:  # it died before the request
         os._exit(1)

@@ -11,12 +11,14 @@ import sys
 import threading
 import time
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 
 import zmq
 
 from hrtem_stream.errors import HrtemError, WireError
 from hrtem_stream.runtime.heart import Beat, read_beat
+from hrtem_stream.runtime.process import hear_of_parents_death
 from hrtem_stream.settings import Settings, flatten
 from hrtem_stream.transport.delivery import Acknowledgement
 
@@ -61,8 +63,9 @@ class Session:
             (self._folder / "session.json").open("wb") as out,
         ):
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=out, stderr=log, process_group=0
-            )
+                command, stdin=subprocess.DEVNULL, stdout=out, stderr=log, process_group=0,
+                preexec_fn=partial(hear_of_parents_death, signal.SIGTERM),
+            )  # fmt: skip
 
     def wait_until_ready(self) -> None:
         """Wait until every stage has a heart that beats.

@@ -256,7 +256,7 @@ class Injector:
         """Stop `sort` until the frame log is full, or nearly as long as a hang takes."""
         pid = self._session.pid("sort")
         signal_process(pid, signal.SIGSTOP)
-        time.sleep(0.8 * self._session.settings.session.hang_s)
+        time.sleep(0.7 * self._session.settings.session.hang_s)
         signal_process(pid, signal.SIGCONT)
         return self._unless_same({"sort": pid})
 

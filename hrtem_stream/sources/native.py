@@ -20,7 +20,7 @@ class NativeSource:
         pattern: Pattern = "push",
         bind: bool = False,
         limits: FeedLimits | None = None,
-        n_buffered: int = 64,
+        n_buffered: int | None = None,
         guard: Guard = LOOPBACK_ONLY,
     ) -> None:
         """Note where the feed is.
@@ -36,7 +36,8 @@ class NativeSource:
         limits
             Largest message accepted.
         n_buffered
-            Messages that ZeroMQ holds for us; with the frame's size, this bounds the memory.
+            Messages that ZeroMQ holds for us; with the frame's size, this bounds the memory. They
+            are lost if this process dies, so of a feed that waits it holds few: 8, else 64.
         guard
             Says whether the socket may leave this host, and encrypts it.
         """
@@ -49,7 +50,7 @@ class NativeSource:
             max_parts=2,
             # What is only a little too large is refused politely, by `decode_feed_message`.
             max_part_bytes=2 * self._limits.max_frame_bytes,
-            n_buffered=n_buffered,
+            n_buffered=n_buffered or (8 if self.can_wait else 64),
             guard=guard,
         )
 
