@@ -49,6 +49,8 @@ class _Child:
     n_young_deaths: int = 0
     n_restarts: int = 0
     restart_at_s: float | None = None
+    has_worked: bool = False
+    """Whether it, or one before it, has done a frame: then nothing is left to be compiled."""
 
 
 class GaveUpError(Exception):
@@ -206,7 +208,8 @@ class Supervisor:
         if beat.pid != child.process.pid or beat.beat_ns == 0:
             return now_s - child.started_s > self._start_up_s
         # The first frame may find something to compile that start-up did not foresee.
-        limit_s = self._hang_s if beat.n_done else max(self._hang_s, self._start_up_s)
+        child.has_worked = child.has_worked or beat.n_done > 0
+        limit_s = self._hang_s if child.has_worked else max(self._hang_s, self._start_up_s)
         return time.monotonic_ns() - beat.beat_ns > limit_s * 1e9
 
     def _stop_others(self, specs: Sequence[ProcessSpec]) -> None:

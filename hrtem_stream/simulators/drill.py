@@ -141,6 +141,9 @@ class Drill:
             except DrillError as error:
                 self._figures.failures.append(f"round {number + 1}: {error}")
                 is_sound = False
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
             if is_sound:
                 shutil.rmtree(folder, ignore_errors=True)
             else:

@@ -11,19 +11,25 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from functools import partial
 from pathlib import Path
 
 import zmq
 
 from hrtem_stream.errors import HrtemError, WireError
 from hrtem_stream.runtime.heart import Beat, read_beat
-from hrtem_stream.runtime.process import hear_of_parents_death
 from hrtem_stream.settings import Settings, flatten
 from hrtem_stream.transport.delivery import Acknowledgement
 
 START_S = 120.0
 END_S = 90.0
+RUN = """
+import signal
+from hrtem_stream.cli import main
+from hrtem_stream.runtime.process import hear_of_parents_death
+hear_of_parents_death(signal.SIGTERM)
+main()
+"""
+"""`hrtem-stream`, but stopping in order when the drill is killed."""
 ENDED_WELL = (0, 3)
 """Exit codes of a session that ended in order: without losses, and with declared ones."""
 
@@ -57,15 +63,14 @@ class Session:
 
     def start(self) -> None:
         """Start the command."""
-        command = [sys.executable, "-m", "hrtem_stream", "run", str(self._config), "--json"]
+        command = [sys.executable, "-c", RUN, "run", str(self._config), "--json"]
         with (
             (self._folder / "session.log").open("ab") as log,
             (self._folder / "session.json").open("wb") as out,
         ):
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=out, stderr=log, process_group=0,
-                preexec_fn=partial(hear_of_parents_death, signal.SIGTERM),
-            )  # fmt: skip
+                )  # fmt: skip
 
     def wait_until_ready(self) -> None:
         """Wait until every stage has a heart that beats.

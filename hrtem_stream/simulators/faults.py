@@ -238,13 +238,14 @@ class Injector:
     def _hang(self, stage: str) -> str:
         """Stop a process until the supervisor takes it for hanging and kills it."""
         self._wait(lambda: self._session.beat(stage).n_done > 0)
+        has_worked = self._session.beat(stage).n_done > 0
         pid = self._session.pid(stage)
         hang_s = self._session.settings.session.hang_s
         signal_process(pid, signal.SIGSTOP)
         self._wait(lambda: self._session.pid(stage) != pid, hang_s + LIVES_WAIT_S)
         hangs = self._session.pid(stage) == pid
         signal_process(pid, signal.SIGCONT)
-        return f"{stage} hung and was not killed" if pid and hangs else ""
+        return f"{stage} hung and was not killed" if pid and hangs and has_worked else ""
 
     def _fill_disk(self) -> str:
         self._disk.fill()

@@ -106,6 +106,32 @@ time.sleep(60)
     assert supervisor.n_restarts == 1
 
 
+def test_a_successor_that_hangs_before_its_first_frame_is_killed_as_soon(tmp_path: Path) -> None:
+    """What the first one had to compile at start-up is there for the second."""
+    first = PRELUDE + "while not (folder / 'third').exists(): heart.beat(); time.sleep(0.01)\n"
+    fragile = (
+        PRELUDE
+        + """
+n_before = len(list(folder.glob('start*')))
+(folder / f'start{n_before}').touch()
+heart.n_done = int(n_before == 0)
+heart.beat()
+if n_before == 0:
+    time.sleep(0.1)
+    os.kill(os.getpid(), signal.SIGKILL)
+if n_before == 1:
+    time.sleep(60)
+(folder / 'third').touch()
+while not stop.is_set: heart.beat(); time.sleep(0.01)
+"""
+    )
+    supervisor = _supervisor(tmp_path, {"ingest": first, "sort": fragile}, start_up_s=60.0)
+    began = time.monotonic()
+    assert supervisor.run()
+    assert supervisor.n_restarts == 2
+    assert time.monotonic() - began < 30
+
+
 def test_it_gives_up_on_a_process_that_never_does_anything(tmp_path: Path) -> None:
     supervisor = _supervisor(tmp_path, {"ingest": PATIENT, "segment": "raise SystemExit(1)"})
     with pytest.raises(GaveUpError, match="segment died 8 times"):
