@@ -138,6 +138,10 @@ def _decompress(payload: bytes, number: int, n_bytes: int) -> bytes:
                 raise ArchiveError("chunk does not decompress: it does not end")
             return values
         if number == ZSTD:
+            # What a frame states of itself would be allocated, whatever the limit.
+            stated = zstandard.frame_content_size(payload)
+            if stated > n_bytes:
+                raise ArchiveError(f"chunk must hold {n_bytes} bytes, states {stated}")
             return zstandard.ZstdDecompressor().decompress(payload, max_output_size=n_bytes)
     except (_INFLATE_ERROR, zstandard.ZstdError) as error:
         raise ArchiveError(f"chunk does not decompress: {error}") from error

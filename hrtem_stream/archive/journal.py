@@ -100,7 +100,7 @@ class JournalledFile:
             undo.callback(os.close, descriptor)
             journal = _locked_journal(path)
             undo.callback(os.close, journal)
-            for number, page in _valid_pages(journal).items():
+            for number, page in _valid_pages(journal, os.fstat(descriptor).st_size).items():
                 _write_all(descriptor, page, number * PAGE)
             _clear(journal)
             size = _stated_size(path, os.pread(descriptor, PAGE, 0), os.fstat(descriptor).st_size)
@@ -274,24 +274,30 @@ def _pages_beside(path: Path) -> dict[int, bytearray]:
     except FileNotFoundError:
         return {}
     try:
-        return _valid_pages(journal)
+        return _valid_pages(journal, path.stat().st_size)
     finally:
         os.close(journal)
 
 
-def _valid_pages(journal: int) -> dict[int, bytearray]:
-    """Return the pages of a journal that was written whole and not yet cleared, else none."""
+def _valid_pages(journal: int, n_file_bytes: int) -> dict[int, bytearray]:
+    """Return the pages of a journal that was written whole and not yet cleared, else none.
+
+    Only pages of the file are held back, so there are no more than it has, and none beyond it.
+    """
+    n_file_pages = _page_end(n_file_bytes) // PAGE
     header = os.pread(journal, _HEADER.size, 0)
     if len(header) < _HEADER.size:
         return {}
     magic, n, digest = _HEADER.unpack(header)
     n_bytes = n * (8 + PAGE)
-    if magic != _MAGIC or os.fstat(journal).st_size < _HEADER.size + n_bytes:
+    if magic != _MAGIC or n > n_file_pages or os.fstat(journal).st_size < _HEADER.size + n_bytes:
         return {}
     body = os.pread(journal, n_bytes, _HEADER.size)
     if xxhash.xxh3_64_intdigest(body) != digest:
         return {}
     numbers = np.frombuffer(body, "<u8", n).tolist()
+    if max(numbers, default=0) >= n_file_pages:
+        return {}
     pages = memoryview(body)[8 * n :]
     return {number: bytearray(pages[i * PAGE : (i + 1) * PAGE]) for i, number in enumerate(numbers)}
 
@@ -312,7 +318,7 @@ def remove_stillborn(path: Path) -> bool:
         return False
     journal = _locked_journal(path)
     try:
-        is_begun = _begins_with_signature(path) or 0 in _valid_pages(journal)
+        is_begun = _begins_with_signature(path) or 0 in _valid_pages(journal, path.stat().st_size)
         if not is_begun:
             path.unlink()
             journal_path(path).unlink(missing_ok=True)

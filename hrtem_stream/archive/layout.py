@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from hrtem_stream.archive.codec import Codec, filters_of
 from hrtem_stream.archive.encoding import Keep, chunk_shape
+from hrtem_stream.checked import checked_record
 from hrtem_stream.messages import Calibration, SeriesStart
 
 LIBVER = ("v108", "v110")
@@ -75,7 +76,9 @@ class ArchiveHeader:
         calibration = Calibration(**start.calibration)  # type: ignore[arg-type]
         for name in ("shape", "working_shape", "coefficients_shape"):
             fields[name] = tuple(fields[name])
-        return cls(start=replace(start, calibration=calibration), **fields)
+        checked_record(calibration)
+        start = checked_record(replace(start, calibration=calibration))
+        return checked_record(cls(start=start, **fields))
 
 
 @dataclass(frozen=True, slots=True)

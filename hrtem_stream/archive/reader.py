@@ -21,6 +21,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from hrtem_stream.archive.bounds import check_archive, read_rows, stored_size
 from hrtem_stream.archive.codec import decode_chunk
 from hrtem_stream.archive.column import BLOCK_ROWS, digest_of, filters_of_dataset
 from hrtem_stream.archive.encoding import SetAsideFrame
@@ -69,8 +70,9 @@ def open_archive(path: str | os.PathLike[str]) -> Archive:
         raise ArchiveError(f"{path} cannot be opened: {error}") from error
     try:
         header = ArchiveHeader.from_json(file["entry/process"].attrs["header"])
+        check_archive(file, header, n_file_bytes=path.stat().st_size)
         return Archive(path, file=file, header=header)
-    except FAILURES as error:
+    except (*FAILURES, ArchiveError) as error:
         file.close()
         raise ArchiveError(f"{path} is not an archive of hrtem_stream: {error}") from error
 
@@ -93,7 +95,8 @@ class Archive:
         self._entry = file["entry"]
         self._image = self._entry["images/image"]
         self._filters = filters_of_dataset(self._image)
-        self._offsets: NDArray[np.int64] = self._entry["runs/frame_offset"][:].astype(np.int64)
+        offsets: NDArray[np.uint64] = read_rows(self._entry["runs/frame_offset"], slice(None))
+        self._offsets: NDArray[np.int64] = offsets.astype(np.int64)
         self.shape: tuple[int, int] = self._image.shape[1:]
         """(M, N) of each frame."""
         self.dtype: np.dtype[Any] = self._image.dtype
@@ -156,9 +159,9 @@ class Archive:
         frame = np.zeros(self.shape, self.dtype)
         rows, N = self._image.chunks[1:]
         for top in range(0, self.shape[0], rows):
-            if self._image.id.get_chunk_info_by_coord((row, top, 0)).byte_offset is None:
-                continue
             with self._reading(f"frame {row}, pixel row {top}"):
+                if stored_size(self._image, (row, top, 0)) is None:
+                    continue
                 filter_mask, payload = self._image.id.read_direct_chunk((row, top, 0))
                 band = decode_chunk(
                     payload,
@@ -184,11 +187,10 @@ class Archive:
         with self._reading(f"runs of frame {row}"):
             group = self._entry["runs"]
             here = slice(self._offsets[row], self._offsets[row + 1])
-            return Runs(
-                start=group["start"][here],
-                length=group["length"][here],
-                value=group["value"][here],
-            )
+            runs = Runs(**{n: read_rows(group[n], here) for n in ("start", "length", "value")})
+            if not runs.start.size == runs.length.size == runs.value.size:
+                raise ArchiveError("start, length and value must be equally many")
+            return runs
 
     def mask(self, i: int) -> Bits:
         """Return where frame i is amorphous, (M, N) bool.
@@ -236,7 +238,7 @@ class Archive:
     def name(self, i: int) -> str:
         """Return the name that the feed gave frame i."""
         with self._reading("scores/name"):
-            text: bytes = self._entry["scores/name"][self._row(i)]
+            text: bytes = read_rows(self._entry["scores/name"], self._row(i))
             return text.decode("utf-8")
 
     def ranking(self) -> NDArray[np.int64]:
@@ -308,7 +310,9 @@ class Archive:
         """Ordinal of the last frame or loss in the file, -1 for none: they come in order."""
         with self._reading("ordinals"):
             columns = self._entry["scores/ordinal"], self._entry["ledger/declared/ordinal"]
-            return max([-1, *(int(ordinal) for column in columns for ordinal in column[-1:])])
+            return max(
+                [-1, *(int(ordinal) for c in columns for ordinal in read_rows(c, slice(-1, None)))]
+            )
 
     @property
     def marks(self) -> tuple[tuple[NDArray[Any], ...], float]:
@@ -379,14 +383,14 @@ class Archive:
         at = self._aside[i]
         with self._reading(f"set_aside, row {i}"):
             group = self._entry["set_aside"]
-            begin, end = group["offset"][at : at + 2]
-            shape = group["shape"][at]
+            begin, end = (int(n) for n in read_rows(group["offset"], slice(at, at + 2)))
+            shape = read_rows(group["shape"], at)
             return SetAsideFrame(
-                payload=group["bytes"][begin:end].tobytes(),
+                payload=read_rows(group["bytes"], slice(begin, end)).tobytes(),
                 shape=(int(shape[0]), int(shape[1])),
-                dtype=group["dtype"].asstr()[at],
-                reason=group["reason"].asstr()[at],
-                digest=int(self._entry["scores/digest"][i]),
+                dtype=read_rows(group["dtype"], at).decode(),
+                reason=read_rows(group["reason"], at).decode(),
+                digest=int(read_rows(self._entry["scores/digest"], i)),
             )
 
     @contextlib.contextmanager
@@ -418,17 +422,18 @@ class Archive:
 
     def _read(self, name: str, row: int) -> NDArray[Any]:
         with self._reading(f"{name} of frame {row}"):
-            values: NDArray[Any] = self._entry[name][row]
+            values: NDArray[Any] = read_rows(self._entry[name], row)
             return values
 
     def _column(self, name: str) -> NDArray[Any]:
         with self._reading(name):
             column = self._entry[name]
             if column.dtype.kind != "S":
-                values: NDArray[Any] = column[:]
+                values: NDArray[Any] = read_rows(column, slice(None))
                 return values
             # Block by block: the texts of a million frames need the memory of the longest only.
-            blocks = [column[i : i + BLOCK_ROWS] for i in range(0, len(column), BLOCK_ROWS)]
+            firsts = range(0, len(column), BLOCK_ROWS)
+            blocks = [read_rows(column, slice(i, i + BLOCK_ROWS)) for i in firsts]
             return np.concatenate(
                 [np.zeros(0, "U1"), *(np.char.decode(block, "utf-8") for block in blocks)]
             )

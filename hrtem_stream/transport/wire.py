@@ -22,6 +22,7 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
+from hrtem_stream.checked import checked_record
 from hrtem_stream.errors import WireError
 from hrtem_stream.messages import (
     Bits,
@@ -40,7 +41,7 @@ from hrtem_stream.messages import (
     SeriesStart,
     SeriesStatus,
 )
-from hrtem_stream.transport.fields import checked_record
+from hrtem_stream.series_name import series_name_fault
 
 WIRE_VERSION = 2
 MAX_META_BYTES = 65_536
@@ -115,7 +116,9 @@ def decode_record(meta: Part) -> Record:
         record: Record = _RECORD_TYPES[kind](**fields)
         if isinstance(record, FrameHeader):
             record = _with_sound_shape(record)
-        checked_record(record)
+        fault = series_name_fault(checked_record(record).series) if record.series else ""
+        if fault:
+            raise ValueError(fault)
     except (TypeError, KeyError, ValueError) as error:
         raise WireError("meta", f"record of kind {kind}: {error}") from None
     return record

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -41,10 +41,10 @@ class Session:
     running: ClassVar[list[Session]] = []
     """Those that a test has begun; `end_all` ends what a failed test leaves."""
 
-    def __init__(self, *arguments: object) -> None:
+    def __init__(self, *arguments: object, prefix: Sequence[str] = ()) -> None:
         self.running.append(self)
         self.process = subprocess.Popen(
-            [*COMMAND, *map(str, arguments)],
+            [*prefix, *COMMAND, *map(str, arguments)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env={**ALONE, **os.environ},
         )  # fmt: skip
