@@ -187,6 +187,9 @@ class DectrisSource:
                 first=first_missing * n_channels, n_frames=n_missing * n_channels, reason=DROPPED
             )
             self._pending.append(gap)
+        for name in found.keys() - set(channels):
+            said = f"image {image.image_id} has a channel that was not announced: {name!a:.80}"
+            self._pending.append(FeedReject(reason="bad_field", message=said))
         fault = image.fault or f"{NO_CHANNEL}: it has {', '.join(image.channels)}"
         kept = False
         for index, name in enumerate(channels):

@@ -47,9 +47,11 @@ class Attached:
         )  # fmt: skip
         self.session = Session("run", config, *(word for v in values for word in ("--set", v)))
 
-    def wait_for_archives(self, n_archives: int) -> None:
+    def wait_for_archives(self, n_archives: int, *, timeout_s: float = 90.0) -> None:
         """Wait until so many series are closed."""
-        self.session.wait_for(lambda: len(list(self.runs.glob("*.nxs"))) >= n_archives)
+        self.session.wait_for(
+            lambda: len(list(self.runs.glob("*.nxs"))) >= n_archives, timeout_s=timeout_s
+        )
 
     def stop(self, *, code: int) -> None:
         """End the session as Ctrl-C does."""

@@ -64,7 +64,8 @@ def test_a_merlin_detector_as_libertem_live_plays_it(tmp_path: Path) -> None:
     ]  # fmt: skip
     with running(*command, cwd=tmp_path):
         attached = Attached(tmp_path, f"merlin tcp://127.0.0.1:{port}")
-        attached.wait_for_archives(2)  # it begins anew after the last frame
+        # It compiles first, and begins anew after the last frame.
+        attached.wait_for_archives(2, timeout_s=150)
         attached.stop(code=0)
     ledgers = attached.ledgers()
     assert ledgers[:2] == [(12, 0, ""), (12, 0, "")]

@@ -14,6 +14,7 @@ from hrtem_stream.messages import (
     FeedGap,
     FeedItem,
     FeedPosition,
+    FeedReject,
     SeriesEnd,
     SeriesStart,
 )
@@ -166,6 +167,25 @@ def test_a_channel_that_is_not_there_is_a_fault_of_every_frame(endpoint: str) ->
         f"{NO_CHANNEL}: it has threshold_1, threshold_2"
     ] * 2
     assert account_for(items) == [(2, 2, 0, "")]
+
+
+def test_a_channel_that_was_not_announced_is_told(endpoint: str) -> None:
+    source = DectrisSource(endpoint)
+    source.open(None)
+    try:
+        with DectrisSender(endpoint) as sender:
+            for names in (["a"], ["a", "b"]):
+                arrays = {name: encode_array(IMAGES[0]) for name in names}
+                number = len(names) - 1
+                sender.send_bytes(
+                    encode_message("image", series=5, identity="X", image_id=number, data=arrays)
+                )
+            items = drain(source)
+    finally:
+        source.close()
+    assert [frame.sequence for frame in frames(items)] == [0, 1]
+    (reject,) = [item for item in items if isinstance(item, FeedReject)]
+    assert "not announced: 'b'" in reject.message
 
 
 def test_an_image_that_is_cut_short_is_archived_raw(endpoint: str) -> None:
