@@ -36,6 +36,8 @@ FOUR_FLIPS: Flips = ((), (-1,), (-2,), (-2, -1))
 
 N_RUNNERS = 2
 """On a GPU, one batch is copied while another is worked on."""
+GROW_AFTER = 500
+"""Calls without trouble after which a batch that was halved is doubled again."""
 
 
 class UNetSegmenter:
@@ -76,6 +78,8 @@ class UNetSegmenter:
         self.max_batch = max_batch
         self.flips = flips
         self._least_log_odds = float(np.log(threshold / (1.0 - threshold)))
+        self._batch = max_batch
+        self._n_calm = 0
         self._runners: dict[tuple[int, ...], Runner] = {}
         self._graphs = self.device.type == "cuda"
         self._network = copy.deepcopy(network).eval()
@@ -142,19 +146,16 @@ class UNetSegmenter:
         SegmenterError
             If torch fails, memory is short even for one image, or the output is not finite.
         """
-        size = self.max_batch
         while True:
             try:
-                return self._segment_in_parts(images, size)
+                result = self._segment_in_parts(images, self._batch)
             except torch.cuda.OutOfMemoryError as error:
-                self._runners.clear()
-                _empty_cache(self.device)
-                if size == 1:
-                    message = f"{self.device}: out of memory for one image"
-                    raise SegmenterError(message, "out_of_memory") from error
-                size = max(1, size // 2)
+                self._shrink(error)
             except RuntimeError as error:
                 raise SegmenterError(f"{self.device}: {error}", "device") from error
+            else:
+                self._grow()
+                return result
 
     def probabilities(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the probability of amorphous (B, P, Q), for evaluation."""
@@ -165,6 +166,24 @@ class UNetSegmenter:
                 log_odds = self._log_odds(torch.from_numpy(part)[:, None].to(self.device))
             parts.append(torch.sigmoid(log_odds).cpu().numpy())
         return np.concatenate(parts)
+
+    def _shrink(self, error: Exception) -> None:
+        """Halve the batch after memory ran out; somebody else may use the GPU."""
+        self._n_calm = 0
+        self._runners.clear()
+        _empty_cache(self.device)
+        if self._batch == 1:
+            message = f"{self.device}: out of memory for one image"
+            raise SegmenterError(message, "out_of_memory") from error
+        self._batch = max(1, self._batch // 2)
+        logger.warning("%s: out of memory, batches of %d from here on", self.device, self._batch)
+
+    def _grow(self) -> None:
+        """Try a larger batch again when memory has sufficed for a while."""
+        self._n_calm += 1
+        if self._batch < self.max_batch and self._n_calm >= GROW_AFTER:
+            self._n_calm = 0
+            self._batch = min(self.max_batch, 2 * self._batch)
 
     def _segment_in_parts(self, images: NDArray[np.float32], size: int) -> Result:
         if images.shape[1] * images.shape[2] > WHOLE_PIXELS:

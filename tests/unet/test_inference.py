@@ -12,6 +12,7 @@ from hrtem_stream.unet import inference
 from hrtem_stream.unet.architecture import build
 from hrtem_stream.unet.inference import (
     FOUR_FLIPS,
+    GROW_AFTER,
     UNetSegmenter,
     best_device,
     best_precision,
@@ -37,6 +38,7 @@ class Narrow(nn.Module):
         self.sizes: list[int] = []
 
     def forward(self, images: Tensor) -> Tensor:
+        self.sizes.append(len(images))
         if len(images) > self.limit:
             raise torch.cuda.OutOfMemoryError("no memory left")
         return images
@@ -121,6 +123,23 @@ def test_bfloat16_agrees_with_float32() -> None:
 def test_without_memory_the_batch_is_halved(limit: int) -> None:
     amorphous, _ = UNetSegmenter(Narrow(limit), max_batch=8).segment(IMAGES)
     np.testing.assert_array_equal(amorphous, IMAGES > 0)
+
+
+def test_a_halved_batch_stays_so_until_memory_has_sufficed_for_a_while() -> None:
+    network = Narrow(2)
+    segmenter = UNetSegmenter(network, max_batch=8)
+    inside = segmenter._network
+    images = IMAGES[:4]
+    segmenter.segment(images)
+    assert inside.sizes == [4, 4, 2, 2]
+    inside.sizes.clear()
+    inside.limit = 8
+    for _ in range(GROW_AFTER - 2):
+        segmenter.segment(images[:1])
+    segmenter.segment(images)
+    assert inside.sizes[-2:] == [2, 2]
+    segmenter.segment(images)
+    assert inside.sizes[-1] == 4
 
 
 def test_without_memory_for_one_image_the_segmenter_gives_up() -> None:
