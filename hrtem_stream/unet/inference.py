@@ -56,7 +56,7 @@ class UNetSegmenter:
     max_batch : int
         More images than this are worked on in turn; on a GPU, fewer are filled up to it.
     flips : sequence of tuple of int
-        `AS_IS`, or `FOUR_FLIPS` for four times the work and .005 more Jaccard.
+        `AS_IS`, or `FOUR_FLIPS` for four times the work and .001 to .005 more Jaccard.
     """
 
     def __init__(
@@ -149,13 +149,14 @@ class UNetSegmenter:
         while True:
             try:
                 result = self._segment_in_parts(images, self._batch)
-            except torch.cuda.OutOfMemoryError as error:
-                self._shrink(error)
+            except torch.cuda.OutOfMemoryError:
+                pass  # the error holds what was computed; it must be gone before memory is freed
             except RuntimeError as error:
                 raise SegmenterError(f"{self.device}: {error}", "device") from error
             else:
                 self._grow()
                 return result
+            self._shrink()
 
     def probabilities(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the probability of amorphous (B, P, Q), for evaluation."""
@@ -167,14 +168,13 @@ class UNetSegmenter:
             parts.append(torch.sigmoid(log_odds).cpu().numpy())
         return np.concatenate(parts)
 
-    def _shrink(self, error: Exception) -> None:
+    def _shrink(self) -> None:
         """Halve the batch after memory ran out; somebody else may use the GPU."""
         self._n_calm = 0
         self._runners.clear()
         _empty_cache(self.device)
         if self._batch == 1:
-            message = f"{self.device}: out of memory for one image"
-            raise SegmenterError(message, "out_of_memory") from error
+            raise SegmenterError(f"{self.device}: out of memory for one image", "out_of_memory")
         self._batch = max(1, self._batch // 2)
         logger.warning("%s: out of memory, batches of %d from here on", self.device, self._batch)
 
