@@ -29,7 +29,8 @@ LICENCE = (
 )
 LIMITS = (
     "80 kV graphene, 0.026 to 0.08 nm per working pixel, 256 x 256 working images. Weak where the "
-    "lattice is invisible (defocus below 3 nm), for contaminant below 0.5 nm, and for speckles."
+    "lattice is invisible (defocus below 3 nm), for contaminant below 0.5 nm, for speckles, and at "
+    "low dose where contaminant covers the whole frame."
 )
 
 
