@@ -26,7 +26,7 @@ from hrtem_stream.web.images import Images, Still
 from hrtem_stream.web.panels import Charts, Gallery, Numbers, Strip, progress_text, span_text
 from hrtem_stream.web.pictures import AMORPHOUS_WORD, VACUUM_WORD
 from hrtem_stream.web.viewer import Look, Viewer
-from hrtem_stream.web.watch import Watch, with_changes
+from hrtem_stream.web.watch import Watch
 
 FRAME_INTERVAL_S = 0.1
 """A new frame is shown at most ten times a second."""
@@ -331,8 +331,7 @@ class Page:
         if not self._is_owner:
             ui.notify("guests look only", type="warning")
             return
-        mark = with_changes(self._watch.marks.of(row), **changes)
-        await self._keep(lambda: self._watch.set_mark(row, mark))
+        await self._keep(partial(self._watch.change_mark, row, **changes))
         self._refresh_rest()
         self._caption.set_text(self._words(self._row) if self._row is not None else "")
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from hrtem_stream.archive.marks import Mark, Marks, marks_of, marks_path, read_marks, write_marks
+from hrtem_stream.archive.marks import Marks, marks_of, marks_path, read_marks, write_marks
 from hrtem_stream.archive.reader import Archive, open_archive
 from hrtem_stream.archive.rotation import file_path
 from hrtem_stream.archive.writer import part_path
@@ -160,8 +160,10 @@ class Watch:
         """What was said of the present series."""
         return self._marks
 
-    def set_mark(self, row: int, mark: Mark) -> None:
-        """Say something of a frame, and keep it.
+    def change_mark(self, row: int, **changes: Any) -> None:
+        """Change what is said of a frame, such as `star=True`, and keep it.
+
+        Two changes at once, of whomever, both count.
 
         Raises
         ------
@@ -171,10 +173,11 @@ class Watch:
             It cannot be kept; it is not shown either.
         """
         with self.lock:
+            mark = replace(self._marks.of(row), **changes)
             self._keep(self._marks.with_mark(row, mark))
 
     def set_threshold(self, threshold: float) -> None:
-        """Set the least graphene fraction of a frame that is kept; as `set_mark`."""
+        """Set the least graphene fraction of a frame that is kept; as `change_mark`."""
         with self.lock:
             self._keep(self._marks.with_threshold(threshold))
 
@@ -393,11 +396,6 @@ class Watch:
                 break
         # A file under way and one that was opened by hand have the name as it is.
         return files or ([path] if path.exists() else [])
-
-
-def with_changes(mark: Mark, **changes: Any) -> Mark:
-    """Return a mark with some of it changed."""
-    return replace(mark, **changes)
 
 
 def _columns(archive: Archive) -> dict[str, Any]:

@@ -141,8 +141,8 @@ def test_the_newest_frame_advances(bench: Bench) -> None:
     picture = bench.page.locator("main img").first
     bench.wait(lambda: picture.evaluate("image => image.naturalWidth") == 256)
     assert bench.page.locator(".h-badge").first.inner_text() == "LIVE"
-    age = bench.page.locator('[data-number="age of newest"] .h-value').inner_text()
-    assert 0 <= float(age.removesuffix(" s")) < 10
+    age = bench.page.locator('[data-number="age of newest"] .h-value')
+    bench.wait(lambda: float(age.inner_text().removesuffix(" s")) < 5, 60)  # what waited, first
     assert bench.page.locator(".h-bar").first.inner_text() == "1 nm"
     assert "of 2000 frames" in bench.page.locator("header").inner_text()
 
@@ -215,10 +215,10 @@ def test_the_threshold_counts_as_the_archive_would(bench: Bench) -> None:
     with open_archive(bench.archive) as archive:
         threshold = float(np.round(np.median(archive.score("graphene_fraction")), 2))
     slider = bench.page.get_by_role("slider", name="Least graphene fraction")
-    slider.focus()
+    slider.locator("[tabindex]").focus()
     tens, ones = divmod(round(100 * threshold), 10)
     for key in ["PageUp"] * tens + ["ArrowRight"] * ones:
-        slider.press(key)
+        bench.page.keyboard.press(key)
     bench.wait(
         lambda: f"{threshold:.0%}" in bench.page.locator('[data-number="kept"]').inner_text()
     )

@@ -57,7 +57,8 @@ def test_what_summaries_missed_is_read_from_the_archive(watch: Watch, tmp_path: 
 def test_stars_and_notes_survive_the_page(watch: Watch, settings: Settings, tmp_path: Path) -> None:
     told = encode_status(status(archive=str(tmp_path / "s.nxs")))
     watch.hear(told)
-    watch.set_mark(4, Mark(star=True, note="a rotated grain"))
+    watch.change_mark(4, star=True)
+    watch.change_mark(4, note="a rotated grain")
     watch.set_threshold(0.25)
     again = Watch(settings, hearing=Nothing())
     again.hear(told)
@@ -74,7 +75,7 @@ def test_marks_of_a_series_that_was_overwritten_are_not_taken(watch: Watch, tmp_
 def test_what_cannot_be_kept_is_not_shown(watch: Watch) -> None:
     watch.hear(encode_status(status(archive="/nowhere/at/all/s.nxs")))
     with pytest.raises(OSError, match="nowhere"):
-        watch.set_mark(1, Mark(star=True))
+        watch.change_mark(1, star=True)
     assert watch.marks.of(1) == Mark()
 
 
@@ -112,7 +113,7 @@ def test_a_finished_archive_can_be_watched_and_marked(settings: Settings, tmp_pa
     watch = Watch.of_archive(settings, path)
     assert watch.view is not None
     assert watch.view.n_known == 5
-    watch.set_mark(0, Mark(reject=True))
+    watch.change_mark(0, reject=True)
     kept = read_marks(marks_path(path), series_id="id-1")
     assert kept is not None
     assert kept.rejected.tolist() == [0]
