@@ -385,10 +385,16 @@ class Page:
                 self._viewer.show(self._row, self._images.still(self._row), self._words(self._row))
 
 
+class _Slider(ui.slider):
+    """A slider whose handle follows the hand at once, however slow the network."""
+
+    LOOPBACK = False
+
+
 def _slider(
     label: str, least: float, greatest: float, step: float, value: float, on_change: Any
 ) -> ui.slider:
-    slider = ui.slider(min=least, max=greatest, step=step, value=value).classes("h-slider")
+    slider = _Slider(min=least, max=greatest, step=step, value=value).classes("h-slider")
     slider.props(f'label aria-label="{label}"')
     slider.on_value_change(lambda event: on_change(event.value))
     return slider
