@@ -142,7 +142,7 @@ def test_the_newest_frame_advances(bench: Bench) -> None:
     bench.wait(lambda: picture.evaluate("image => image.naturalWidth") == 256)
     assert bench.page.locator(".h-badge").first.inner_text() == "LIVE"
     age = bench.page.locator('[data-number="age of newest"] .h-value')
-    bench.wait(lambda: float(age.inner_text().removesuffix(" s")) < 5)  # what waited, first
+    bench.wait(lambda: re.fullmatch(r"[0-4]\.\d s", age.inner_text()))  # after what waited
     assert bench.page.locator(".h-bar").first.inner_text() == "1 nm"
     assert "of 2000 frames" in bench.page.locator("header").inner_text()
 
@@ -239,9 +239,8 @@ def test_saving_is_paused_and_goes_on_and_every_frame_is_declared(bench: Bench) 
     bench.wait(lambda: bench.level("camera") == "amber")
     alert = bench.page.get_by_role("alert")
     bench.wait(lambda: "declared as not saved" in alert.inner_text())
-    n_archived, n_sent = _n_archived(bench), bench.camera.n_sent
+    n_sent = bench.camera.n_sent
     bench.wait(lambda: bench.camera.n_sent >= n_sent + 8)
-    assert _n_archived(bench) <= n_archived + 3
     bench.page.get_by_role("button", name="Go on saving").click()
     bench.wait(lambda: "saving was paused" in bench.stage("ingest").get_attribute("title"))
     assert bench.level("ingest") == "amber"
@@ -278,9 +277,9 @@ def test_at_the_end_the_gallery_is_the_ranking_and_the_marks_are_in_the_archive(
         ranking, ledger, marks = archive.ranking().tolist(), archive.ledger, marks_of(archive)
         in_file, threshold = archive.marks
     assert ledger.balanced
-    assert {"missing at the feed", "saving paused by the user"} <= {
-        loss.reason for loss in ledger.losses
-    }
+    lost = {loss.reason: loss.n_frames for loss in ledger.losses}
+    assert lost["missing at the feed"] == 3
+    assert lost["saving paused by the user"] >= 5
     bench.wait(lambda: bench.gallery() == ranking[: len(bench.gallery())])
     assert len(in_file[0]) == len(marks.frames) == 1
     assert threshold == marks.threshold > 0
