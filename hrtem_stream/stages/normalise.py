@@ -5,19 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hrtem_stream.messages import NormalisedFrame, Pixels, RawFrame
+from hrtem_stream.messages import FrameHeader, NormalisedFrame, Pixels, RawFrame
 from hrtem_stream.runtime.stage import Stage
 from hrtem_stream.science.illumination import DEGREE, normalise_frame, standardise
-from hrtem_stream.science.working_scale import Scaling, resized
+from hrtem_stream.science.working_scale import (
+    NOT_FOUND,
+    SPECTRUM,
+    Scaling,
+    WorkingScale,
+    resized,
+)
 from hrtem_stream.stages.camera import Camera, CorrectedCamera
 
 THUMBNAIL_DEVIATIONS = 3.0
+MEASURE_EVERY_FRAMES = 64
+"""Finding the scale in a spectrum takes as long as all the rest, and changes with the magnification
+alone."""
 
 
 class PixelReader(Protocol):
@@ -27,6 +36,18 @@ class PixelReader(Protocol):
         self, log_id: int, ordinal: int, offset: int, dtype: str, shape: tuple[int, int]
     ) -> NDArray[Any]:
         """Give the pixels of a frame, read-only."""
+
+
+class _KnownScale(NamedTuple):
+    """What the spectrum of a frame told of its series."""
+
+    whose: tuple[str, tuple[int, ...]]
+    sequence: int
+    scale: WorkingScale
+
+    def serves(self, sequence: int) -> bool:
+        """Tell whether a frame comes soon enough after it."""
+        return 0 <= sequence - self.sequence < MEASURE_EVERY_FRAMES
 
 
 class Normalise(Stage[RawFrame, NormalisedFrame]):
@@ -62,6 +83,7 @@ class Normalise(Stage[RawFrame, NormalisedFrame]):
         self._passes_pixels = passes_pixels
         self._shape = (working_size, working_size)
         self._scaling = scaling or partial(resized, size=working_size)
+        self._known: _KnownScale | None = None
 
     def warm_up(self) -> None:
         """Compile for the usual dtypes, or load what was compiled before."""
@@ -108,7 +130,7 @@ class Normalise(Stage[RawFrame, NormalisedFrame]):
         try:
             counts = self._camera.analysed(header, pixels)
             binned = header.shape[0] / counts.shape[0]
-            scale = self._scaling(counts, binned * header.pixel_size_nm)
+            scale = self._scale(header, counts, binned * header.pixel_size_nm)
             normalised = normalise_frame(counts, shape=scale.shape)
         except ValueError as error:
             return self.pass_on(frame, str(error))
@@ -124,6 +146,26 @@ class Normalise(Stage[RawFrame, NormalisedFrame]):
             working_pixel_nm=scale.pixel_size_nm,
             pixels=self._passed(frame),
         )
+
+    def _scale(
+        self, header: FrameHeader, counts: NDArray[Any], pixel_size_nm: float
+    ) -> WorkingScale:
+        """Choose the working size; what the spectrum of one frame tells serves those after it.
+
+        Only where that is the size as published: a process that has just begun chooses the same.
+        """
+        known, whose = self._known, (header.series_id, counts.shape)
+        is_known = known is not None and known.whose == whose and bool(header.series_id)
+        if pixel_size_nm > 0.0:
+            return self._scaling(counts, pixel_size_nm)
+        if known is not None and is_known and known.serves(header.sequence):
+            return known.scale
+        scale = self._scaling(counts, 0.0)
+        if scale.source == SPECTRUM and scale.shape == self._shape:
+            self._known = _KnownScale(whose, header.sequence, scale)
+        elif known is not None and is_known and scale.source == NOT_FOUND:
+            return known.scale
+        return scale
 
     def _passed(self, frame: RawFrame) -> Pixels | None:
         return frame.pixels if self._passes_pixels else None

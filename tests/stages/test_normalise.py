@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hrtem_stream.science.working_scale import matched_to_lattice
+from hrtem_stream.science.working_scale import WorkingScale, matched_to_lattice
 from hrtem_stream.stages.normalise import Normalise, thumbnail
 from tests.science.test_lattice_scale import counted, honeycomb
 from tests.stages.frames import raw
@@ -109,3 +109,50 @@ def test_a_frame_without_a_lattice_is_flagged_and_treated_as_published() -> None
     (result,) = stage.process([raw(0)])
     assert (result.scale, result.image.shape) == ("none", (64, 64))
     np.testing.assert_array_equal(result.image, _frame(_noise()).image)
+
+
+class Spectra:
+    """Finds scales as it is told, and counts how often it was asked."""
+
+    def __init__(self, *told: WorkingScale) -> None:
+        self.told = list(told)
+        self.n_asked = 0
+
+    def __call__(self, frame: NDArray[Any], pixel_size_nm: float) -> WorkingScale:
+        self.n_asked += 1
+        return self.told.pop(0) if len(self.told) > 1 else self.told[0]
+
+
+FOUND = WorkingScale(shape=(64, 64), source="spectrum", pixel_size_nm=0.05)
+LARGER = WorkingScale(shape=(96, 96), source="spectrum", pixel_size_nm=0.05)
+NOTHING = WorkingScale(shape=(64, 64), source="none")
+
+
+def _scales(spectra: Spectra, sequences: list[int], series_id: str = "a") -> list[str]:
+    stage = Normalise(Memory(_noise()), working_size=64, scaling=spectra)  # type: ignore[arg-type]
+    frames = [raw(k, sequence=k, series_id=series_id) for k in sequences]
+    return [result.scale for result in stage.process(frames)]
+
+
+def test_the_scale_that_one_frame_shows_serves_those_after_it_for_a_while() -> None:
+    spectra = Spectra(FOUND)
+    assert _scales(spectra, list(range(130))) == ["spectrum"] * 130
+    assert spectra.n_asked == 3
+
+
+def test_each_frame_is_asked_until_one_shows_a_scale() -> None:
+    spectra = Spectra(NOTHING, NOTHING, FOUND, NOTHING)
+    assert _scales(spectra, [0, 1, 2, 3, 70, 71]) == ["none", "none", *["spectrum"] * 4]
+    assert spectra.n_asked == 5
+
+
+def test_a_scale_other_than_as_published_is_found_for_each_frame() -> None:
+    spectra = Spectra(LARGER)
+    assert _scales(spectra, [0, 1, 2]) == ["spectrum"] * 3
+    assert spectra.n_asked == 3
+
+
+def test_frames_of_no_series_are_each_asked() -> None:
+    spectra = Spectra(FOUND)
+    _scales(spectra, [0, 1, 2], series_id="")
+    assert spectra.n_asked == 3
