@@ -143,7 +143,7 @@ class Bench:
             parts = encode(replace(message, delivery=parcel))
             self.inbox.messages.append([bytes(part) for part in parts])
 
-    def turn_until(self, is_so: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    def turn_until(self, is_so: Callable[[], bool], timeout_s: float = 60.0) -> None:
         deadline = time.monotonic() + timeout_s
         while not is_so():
             assert time.monotonic() < deadline, "it never was so"
