@@ -2,9 +2,9 @@
 
 Without a name all of them run, in less than ten minutes with the default of seconds, except
 `peers`, which installs other programs, and `page`, which opens a browser. `--json` prints one
-object; `--output` writes it, too.
-Each benchmark is a module with `measure(seconds) -> list[Row]`; more options are in those that can
-be run by themselves (`python -m bench.pipeline --help`).
+object; `--output` writes it, too. Each benchmark is a module with `measure(seconds) -> list[Row]`.
+Other modules of this folder, whose results are no such rows, run by themselves:
+`python -m bench NAME -- OPTIONS`.
 """
 
 from __future__ import annotations
@@ -32,6 +32,11 @@ SLOW = ("page", "peers")
 
 
 def main() -> None:
+    if len(sys.argv) > 1 and _is_other(sys.argv[1]):
+        name = f"bench.{sys.argv[1]}"
+        sys.argv = [name, *(word for word in sys.argv[2:] if word != "--")]
+        importlib.import_module(name).main()
+        return
     parser = argparse.ArgumentParser(prog="python -m bench")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -54,6 +59,11 @@ def main() -> None:
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(text + "\n", encoding="utf-8")
+
+
+def _is_other(name: str) -> bool:
+    """Tell whether a module of this folder is none of the benchmarks."""
+    return name not in NAMES and (Path(__file__).parent / f"{name}.py").exists()
 
 
 if __name__ == "__main__":
