@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hrtem_stream.errors import ArchiveError
+
+if TYPE_CHECKING:
+    from hrtem_stream.runtime.profile import StageProfile
 
 
 def report_of(archives: list[Path]) -> dict[str, Any]:
@@ -129,3 +135,28 @@ def _small_mask(opened: Any, row: int) -> Any:
     rows, columns = opened.thumbnail(row).shape
     mask = opened.mask(row).astype("uint8")
     return cv2.resize(mask, (columns, rows), interpolation=cv2.INTER_NEAREST).astype(bool)
+
+
+def profile_of(profiles: Sequence[StageProfile]) -> dict[str, Any]:
+    """Sum up where the time of a session went: seconds of each stage, and what it hung on."""
+    from hrtem_stream.runtime.profile import bottleneck
+
+    return {
+        "profile": {one.name: {**asdict(one), "busy": one.busy} for one in profiles},
+        "bottleneck": bottleneck(profiles, n_processors=os.cpu_count() or 1),
+    }
+
+
+def print_profile(split: dict[str, Any]) -> None:
+    """Print what `profile_of` gave, in milliseconds a frame."""
+    if not split:
+        return
+    print("profile   ms a frame:  processor      wait      copy      work   busy")
+    for name, one in split["profile"].items():
+        parts = [
+            1e3 * one[part] / max(1, one["n_frames"])
+            for part in ("cpu_s", "wait_s", "copy_s", "work_s")
+        ]
+        numbers = "".join(f"{value:10.2f}" for value in parts)
+        print(f"          {name:12s}{numbers} {one['busy']:6.0%}")
+    print(f"bottleneck {split['bottleneck']}")

@@ -30,7 +30,14 @@ from hrtem_stream.cli.options import (
     SetOption,
     Workers,
 )
-from hrtem_stream.cli.report import draw_ranked, print_ranked, print_report, report_of
+from hrtem_stream.cli.report import (
+    draw_ranked,
+    print_profile,
+    print_ranked,
+    print_report,
+    profile_of,
+    report_of,
+)
 from hrtem_stream.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -131,6 +138,7 @@ def replay(
     config: Annotated[Path | None, typer.Option(help="Settings file (TOML).")] = None,
     settings_values: SetOption = None,
     overwrite: Overwrite = False,
+    profile: Annotated[bool, typer.Option(help="Tell where each stage's time went.")] = False,
     as_json: Json = False,
 ) -> None:
     """Send recorded frames through the pipeline into an archive."""
@@ -157,10 +165,12 @@ def replay(
     result = _run(settings, None)
     _exit_on_failure(result, as_json)
     report = report_of(result.archives)
+    split = profile_of(result.profiles) if profile else {}
     if as_json:
-        print_json(report)
+        print_json({**report, **split})
     else:
         print_report(report)
+        print_profile(split)
     _exit_on_loss(report)
 
 

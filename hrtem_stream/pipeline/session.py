@@ -28,6 +28,7 @@ from hrtem_stream.pipeline.observation import Observation
 from hrtem_stream.pipeline.reports import Reports
 from hrtem_stream.pipeline.security import check_access
 from hrtem_stream.runtime.heart import read_beat
+from hrtem_stream.runtime.profile import StageProfile, read_profiles
 from hrtem_stream.settings import Settings
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ class SessionResult:
     n_restarts: int
     message: str = ""
     exit_code: int = 0
+    profiles: tuple[StageProfile, ...] = ()
+    """Where the time of each process went, those left out that were killed."""
 
 
 def run_session(
@@ -128,9 +131,10 @@ def run_session(
         is_over = in_order or not settings.feed.is_live or _is_settled(settings.frame_log_path)
         if is_over and "ingest" in settings.session.stages:
             _remove_log(settings)
+        profiles = tuple(read_profiles(runtime))
         if in_order:
             shutil.rmtree(runtime, ignore_errors=True)
-        return SessionResult(archives, in_order, supervisor.n_restarts, message, code)
+        return SessionResult(archives, in_order, supervisor.n_restarts, message, code, profiles)
 
 
 def check_camera(settings: Settings) -> None:

@@ -30,6 +30,7 @@ from hrtem_stream.pipeline.segmenter import make_segmenter
 from hrtem_stream.runtime.heart import Heart
 from hrtem_stream.runtime.log import set_up_logging
 from hrtem_stream.runtime.process import StopRequest
+from hrtem_stream.runtime.profile import write_profile
 from hrtem_stream.settings import Settings
 
 if TYPE_CHECKING:
@@ -53,7 +54,12 @@ def run_stage(name: str, index: int, settings: Settings) -> int:
         with stage_lock(runtime, name, index):
             heart = Heart(heart_path(runtime, name, index))
             meter = _start_meter(settings, name, index, heart)
-            _BUILDERS[name](settings, index, meter, heart, stop)
+            try:
+                _BUILDERS[name](settings, index, meter, heart, stop)
+            finally:
+                if meter.stopwatch.has_begun:
+                    profile = meter.stopwatch.profile(process_name(name, index), heart.n_done)
+                    write_profile(runtime, profile)
     except HrtemError as error:
         logger.error("%s", error)
         note_failure(runtime, f"{name}: {error}")

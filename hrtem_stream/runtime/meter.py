@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -18,6 +19,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from hrtem_stream.messages import SegmentedFrame
 from hrtem_stream.runtime.access import behind_token
+from hrtem_stream.runtime.profile import PARTS, Stopwatch
 from hrtem_stream.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -77,6 +79,9 @@ class Meter:
         self.archive_waiting = gauge(
             "archive_waiting", "1 while frames wait because the archive cannot be written"
         )
+        self.stopwatch = Stopwatch()
+        spent = self._labelled("loop_seconds", "Time of the stage's loop", "part")
+        self._spent = {part: spent.labels(stage, part) for part in PARTS}
         self._lost = self._labelled("frames_lost", "Frames declared lost", "reason")
         self._rejected = self._labelled("messages_rejected", "Messages not understood", "reason")
         self._segmented = self._labelled("frames_segmented", "Frames segmented", "method")
@@ -114,6 +119,19 @@ class Meter:
     def count_faulty(self) -> None:
         """Count a frame that cannot be analysed and is archived raw."""
         self._faulty.inc()
+
+    @contextlib.contextmanager
+    def spend(self, part: str) -> Iterator[None]:
+        """Count the time of what is done inside as a part of the loop: wait, copy or work."""
+        if part != "wait" and not self.stopwatch.has_begun:
+            self.stopwatch.begin()
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - began
+            self.stopwatch.seconds[part] += seconds
+            self._spent[part].inc(seconds)
 
     def beat(self) -> None:
         """Say that the loop turns, for `/healthz`."""

@@ -105,7 +105,9 @@ class Runner(Generic[Taken, Given]):
             parts = self._inbox.receive()
             if parts is None:
                 left = deadline - time.monotonic()
-                if left <= 0 or not self._inbox.wait(left):
+                with self._meter.spend("wait"):
+                    has_come = left > 0 and self._inbox.wait(left)
+                if not has_come:
                     break
                 continue
             message = self._read(parts)
@@ -119,7 +121,8 @@ class Runner(Generic[Taken, Given]):
 
     def _read(self, parts: Sequence[Any]) -> Any:
         try:
-            return self._decode(parts)
+            with self._meter.spend("copy"):
+                return self._decode(parts)
         except WireError as error:
             self._meter.count_rejected(error.reason)
             logger.debug("message dropped: %s", error)
@@ -164,7 +167,8 @@ class Runner(Generic[Taken, Given]):
         self._suspicions.note([frame.delivery.ordinal for frame in frames])
         began = time.perf_counter()
         try:
-            given = self._stage.process(frames)
+            with self._meter.spend("work"):
+                given = self._stage.process(frames)
         except LogError as error:  # overwritten meanwhile, so it was archived long ago
             logger.debug("frames dropped: %s", error)
             self._meter.count_rejected("log")
@@ -178,8 +182,9 @@ class Runner(Generic[Taken, Given]):
         return [result for frame in frames for result in self._run_stage([frame])]
 
     def _send(self, result: Any) -> None:
-        parts = self._encode(result)
-        self._outbox.send(parts)
+        with self._meter.spend("copy"):
+            parts = self._encode(result)
+            self._outbox.send(parts)
         self._meter.frames_sent.inc()
         self._meter.bytes_sent.inc(sum(map(len, parts)))
         self._meter.frame_age_seconds.observe(

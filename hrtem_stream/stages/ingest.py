@@ -209,11 +209,14 @@ class Ingest:
         if self._entries:
             self._append_entries()
         if self._may_take():
-            self._take(self._feed.receive(FEED_WAIT_S if self._waits_briefly() else 0.0), now_s)
+            with self._meter.spend("wait"):
+                item = self._feed.receive(FEED_WAIT_S if self._waits_briefly() else 0.0)
+            self._take(item, now_s)
         else:
             self._heard_s = now_s  # the feed is not asked, so its silence means nothing
             if not (self._waiting and self._dispatcher.may_publish()):
-                self._inbox.wait(OPENING_MARK_S)
+                with self._meter.spend("wait"):
+                    self._inbox.wait(OPENING_MARK_S)
 
     def _open_feed(self) -> None:
         """Attach to the feed, where an earlier process left it if the feed can go back there."""
@@ -406,7 +409,8 @@ class Ingest:
             if not self._log.fits(len(meta) + len(entry.account), n_pixel_bytes):
                 return
             kind = _KINDS[type(entry.record)]
-            record = self._log.append(kind, meta, entry.account, entry.pixels)
+            with self._meter.spend("copy"):
+                record = self._log.append(kind, meta, entry.account, entry.pixels)
             self._entries.popleft()
             self._waiting.append(record)
             self._count(entry, record)

@@ -161,6 +161,7 @@ class Sort:
         self._rankings: dict[str, LiveRanking] = {}
         self._encoders = Encoders(series.codec, series.keep)
         self._threads = ThreadPoolExecutor(n_threads, thread_name_prefix="encode")
+        meter.stopwatch.n_threads = n_threads
         self._wake = os.eventfd(0, os.EFD_NONBLOCK)
         inbox.also_wake_on(self._wake)
         self._flushed_s = clock()
@@ -200,7 +201,8 @@ class Sort:
         """Do one turn of the loop."""
         self._heart.beat()
         self._meter.beat()
-        self._inbox.wait(self._waiting_time())
+        with self._meter.spend("wait"):
+            self._inbox.wait(self._waiting_time())
         self._clear_wake()
         for _ in range(MESSAGES_A_TURN):
             parts = self._inbox.receive()
@@ -230,7 +232,8 @@ class Sort:
 
     def _take(self, parts: Sequence[Any]) -> None:
         try:
-            message = decode(parts)
+            with self._meter.spend("copy"):
+                message = decode(parts)
         except WireError as error:
             self._meter.count_rejected(error.reason)
             logger.debug("message dropped: %s", error)
@@ -311,7 +314,8 @@ class Sort:
         if not is_due:
             return False
         began = time.perf_counter()
-        n_settled = self._archive(ready)
+        with self._meter.spend("work"):
+            n_settled = self._archive(ready)
         self._meter.stage_seconds.observe(time.perf_counter() - began)
         self._flushed_s = self._clock()
         return n_settled > 0
