@@ -256,7 +256,7 @@ class _RoundRun:
             session.wait_until_ready()
             self._say(f"{self._round.pattern}: {self._plan.rate:g} frames/s")
             feed.start()
-            self._go_on(self._round.undisturbed_s, session, book)
+            self._go_on(self._round.undisturbed_s, session, feed, book)
             self._disturb(session, feed, injector, book)
             injector.relax()
             feed.stop()
@@ -270,11 +270,13 @@ class _RoundRun:
         self._figures.faults += book.faults
         self._measure(witness, feed.spans)
 
-    def _go_on(self, duration_s: float, session: Session, book: FeedBook) -> None:
+    def _go_on(self, duration_s: float, session: Session, feed: DrillFeed, book: FeedBook) -> None:
         """Let the session work for a while, auditing what is finished."""
         until_s = time.monotonic() + duration_s
         while time.monotonic() < until_s:
             session.check()
+            if feed.error is not None:
+                raise feed.error
             for series in book.over():
                 self._audit(book.remove(series.name))
             time.sleep(min(0.1, max(0.0, until_s - time.monotonic())))
@@ -292,7 +294,7 @@ class _RoundRun:
             if fault.fault_of:
                 self._figures.failures.append(f"{fault.kind}: {fault.fault_of}")
             pause_s = float(self._rng.exponential(self._plan.pause_s))
-            self._go_on(min(pause_s, 4 * self._plan.pause_s), session, book)
+            self._go_on(min(pause_s, 4 * self._plan.pause_s), session, feed, book)
 
     def _end(self, session: Session) -> None:
         code, out = session.interrupt()
@@ -316,9 +318,8 @@ class _RoundRun:
             self._say(f"FOUND {finding}")
         if len(account.findings) > n_findings or account.is_sound != was_sound:
             self._keep_evidence(series.name)
-        for path in files_of(self._archives, series.name):
+        for path in self._archives.glob(f"{series.name}[._-]*"):  # reports, too
             path.unlink()
-            path.with_name(f"{path.name}.journal").unlink(missing_ok=True)
 
     def _may_lose(self, sent_s: float) -> bool:
         """Tell whether `ingest` has died since a frame was sent: it may have lain in its socket."""
@@ -385,6 +386,7 @@ def _settings_for(
         "archive": {
             "directory": str(folder / "archives"), "file": "", "keep": "all",
             "full_disk_wait_s": 1e9,
+            "report": False,
         },
         "metrics": {"port": 0},
         "page": {"enabled": False},

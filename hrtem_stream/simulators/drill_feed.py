@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from hrtem_stream.simulators.camera import SimulatedCamera
 from hrtem_stream.simulators.drill_book import FeedBook, SentFrame, SentSeries, payload_digest
+from hrtem_stream.simulators.drill_session import DrillError
 from hrtem_stream.simulators.native import encode_end, encode_frame, encode_start
 
 N_IMAGES: Final = 12
@@ -27,7 +28,7 @@ LATEST: Final = 24
 """A late frame comes after so many others at most: beyond `ingest.late_frames`, too."""
 SEND_WAIT_MS: Final = 50
 END_INTERVAL_S: Final = 0.5
-CLOSE_WAIT_S: Final = 60.0
+CLOSE_WAIT_S: Final = 300.0
 KINDS: Final = (
     "feed_truncated", "feed_header_corrupted", "feed_shape_corrupted", "feed_junk",
     "feed_repeated", "feed_repeated_otherwise", "feed_reordered", "feed_late", "feed_missing",
@@ -153,7 +154,7 @@ class DrillFeed:
                     series.is_over = True
                     return
                 time.sleep(0.02)
-        series.is_over = True
+        raise DrillError(f"series {series.name} was not closed within {CLOSE_WAIT_S:g} s")
 
     def _break_off(self, series: SentSeries, sequence: int) -> None:
         """Leave a series without an end; the next one begins, and ends it.
@@ -166,7 +167,9 @@ class DrillFeed:
         self._send(encode_start(following.name))
         self._send_sound(following, 0)
         deadline = time.monotonic() + CLOSE_WAIT_S
-        while not self._is_closed(series.name) and time.monotonic() < deadline:
+        while not self._is_closed(series.name):
+            if time.monotonic() > deadline:
+                raise DrillError(f"series {series.name} was cut off and never closed")
             time.sleep(0.02)
         series.is_over = True
         self._finish(following, 1)

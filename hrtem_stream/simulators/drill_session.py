@@ -20,7 +20,7 @@ from hrtem_stream.runtime.heart import Beat, read_beat
 from hrtem_stream.settings import Settings, flatten
 from hrtem_stream.transport.delivery import Acknowledgement
 
-START_S = 120.0
+START_S = 180.0
 END_S = 90.0
 RUN = """
 import signal
