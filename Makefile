@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test lint unit peers bench clean
+.PHONY: demo test lint unit drill peers bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/hrtem-stream demo
@@ -21,6 +21,10 @@ lint: $(VENV)/developed
 unit: $(VENV)/developed
 	$(PYTEST) -n 2 -m "not slow and not gpu and not processes"
 	$(PYTEST) -m "processes and not slow and not gpu"
+
+# About a minute of faults against a session; see `hrtem-stream drill --help`.
+drill: $(VENV)/installed
+	$(BIN)/hrtem-stream drill --quick
 
 # Simulated detectors of other makers take minutes to install, so no other target needs them.
 peers: $(VENV)/developed

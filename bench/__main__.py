@@ -26,6 +26,7 @@ NAMES = (
     "transport",
     "pipeline",
     "page",
+    "watcher",
     "peers",
 )
 SLOW = ("page", "peers")
