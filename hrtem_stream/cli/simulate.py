@@ -138,6 +138,8 @@ def _images(paths: list[str], *, n_images: int, size: int, seed: int) -> list[An
 def _sender(
     feed: str, endpoint: str, rate: float, channels: int, compression: Any, depth: Any
 ) -> Any:
+    from zmq import ZMQError
+
     exposure_s = 1 / rate if rate else 0.001
     try:
         if feed == "dectris":
@@ -157,7 +159,7 @@ def _sender(
         raise SettingsError(
             f"--feed {feed} needs {error.name}: pip install 'hrtem-stream[{feed}]'"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ZMQError) as error:
         raise FeedError(f"{feed} cannot be served at {endpoint}: {error}") from None
 
 
@@ -173,4 +175,6 @@ def _serve(sender: Any, programme: Any, images: list[Any], stay_s: float) -> int
         raise typer.Exit(130) from None
     except (BrokenPipeError, ConnectionResetError):
         raise FeedError("the receiver went away") from None
+    except ValueError as error:
+        raise FeedError(f"a frame cannot be sent: {error}") from None
     return n_sent

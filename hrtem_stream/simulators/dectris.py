@@ -59,9 +59,17 @@ def compress_lz4(plain: bytes) -> bytes:
 
 
 def encode_array(image: NDArray[Any], *, compression: Compression = "bslz4") -> cbor2.CBORTag:
-    """Make the tagged array of one (M, N) image."""
+    """Make the tagged array of one (M, N) image.
+
+    Raises
+    ------
+    ValueError
+        When the detector has no pixels of this dtype.
+    """
     image = np.ascontiguousarray(image)
     image = image.astype(image.dtype.newbyteorder("<"), copy=False)
+    if image.dtype.str not in _TYPED_ARRAY:
+        raise ValueError(f"dtype must be one of {', '.join(_TYPED_ARRAY)}, got {image.dtype.str}")
     plain, element_bytes = image.tobytes(), image.dtype.itemsize
     content: Any = plain
     if compression == "bslz4":

@@ -41,7 +41,15 @@ def acquisition_header(*, n_frames: int, depth: int) -> bytes:
 
 
 def pack_raw(image: NDArray[Any], depth: Depth) -> bytes:
-    """Pack counts as the chips are read out: in each 64-bit word, the last pixel comes first."""
+    """Pack counts as the chips are read out: in each 64-bit word, the last pixel comes first.
+
+    Raises
+    ------
+    ValueError
+        When the image does not fill its last word.
+    """
+    if image.size % 64:
+        raise ValueError(f"raw pixels come in words of 64 bits, {image.shape} does not fill them")
     if depth == "R24":
         high, low = image >> 12, image & 0xFFF
         return pack_raw(high, "R12") + pack_raw(low, "R12")

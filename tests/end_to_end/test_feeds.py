@@ -58,10 +58,11 @@ class Attached:
         self.session.process.send_signal(signal.SIGINT)
         self.session.finish(code=code)
 
-    def ledgers(self) -> list[tuple[int, int, str]]:
-        """Verify all archives, and give archived, lost and the reason of the end of each."""
+    def ledgers(self, n_archives: int | None = None) -> list[tuple[int, int, str]]:
+        """Verify the first archives, and give archived, lost and the reason of the end of each."""
         found = []
-        for path in sorted(self.runs.glob("*.nxs"), key=lambda path: path.stat().st_mtime_ns):
+        paths = sorted(self.runs.glob("*.nxs"), key=lambda path: path.stat().st_mtime_ns)
+        for path in paths[:n_archives]:
             assert call_json("verify", path)["ok"]
             with open_archive(path) as archive:
                 assert archive.ledger.received == len(archive) + archive.ledger.lost

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hrtem_stream.errors import SettingsError
 from hrtem_stream.messages import (
     FeedFrame,
     FeedGap,
@@ -320,3 +322,9 @@ def test_the_counter_is_read_again_and_again(web: tuple[str, dict[str, bytes]]) 
     threading.Event().wait(0.3)
     assert unit.last == 7
     unit.close()
+
+
+def test_without_the_decompressor_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "dectris.compression", None)
+    with pytest.raises(SettingsError, match=r"hrtem-stream\[dectris\]"):
+        DectrisSource("tcp://127.0.0.1:1")

@@ -74,6 +74,11 @@ def test_the_words_of_raw_pixels_hold_the_last_pixel_first() -> None:
     assert pack_raw(image, "R12")[:8] == bytes(7) + b"\x01"
 
 
+def test_pixels_that_do_not_fill_their_words_cannot_be_packed() -> None:
+    with pytest.raises(ValueError, match="64 bits"):
+        pack_raw(np.zeros((10, 10), np.uint16), "R1")
+
+
 @pytest.mark.parametrize("depth", ["R1", "R6", "R12"])
 def test_four_chips_are_laid_out_in_a_square(depth: Depth) -> None:
     square = np.random.default_rng(1).integers(0, 2, (128, 128)).astype(np.uint16)
