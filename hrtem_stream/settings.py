@@ -425,6 +425,7 @@ class Settings(BaseSettings):
     endpoints: EndpointSettings = EndpointSettings()
     metrics: MetricsSettings = MetricsSettings()
     security: SecuritySettings = SecuritySettings()
+    drill: DrillSettings = DrillSettings()
     page: PageSettings = PageSettings()
 
     @model_validator(mode="after")
@@ -437,8 +438,6 @@ class Settings(BaseSettings):
         if not self.session.stages:
             raise ValueError("session.stages must name at least one stage")
         return self
-
-    drill: DrillSettings = DrillSettings()
 
     @model_validator(mode="after")
     def _paths_fit_a_socket(self) -> Settings:

@@ -20,7 +20,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from hrtem_stream.settings import Settings
+from hrtem_stream.settings import ENDPOINT_NAMES, SessionSettings, Settings
 from hrtem_stream.simulators.drill_audit import (
     Account,
     Place,
@@ -39,7 +39,7 @@ from hrtem_stream.simulators.drill_session import (
 )
 from hrtem_stream.simulators.faults import Fault, Injector, SmallDisk
 
-DISK_MIB: Final = 768
+DISK_MIB: Final = 384
 LOG_S: Final = {"push": 8.0, "pub": 1.5}
 """Size of the frame log, in seconds of the feed."""
 HANG_S: Final = 4.0
@@ -376,10 +376,12 @@ def _settings_for(
     values = {
         "session": {
             "name": folder.name, "runtime_directory": str(folder / "run"), "hang_s": HANG_S,
+            "stages": SessionSettings().stages,
         },
         "feed": {"kind": "native"},
         "frame_log": {
             "path": str(log_folder / "frames.log"),
+            "pixels_to": "nobody",
             "capacity_mib": max(2.0, LOG_S[round_.pattern] * plan.rate * frame_mib),
         },
         "ingest": {"idle_end_s": 0.0},
@@ -388,7 +390,8 @@ def _settings_for(
             "full_disk_wait_s": 1e9,
             "report": False,
         },
-        "metrics": {"port": 0},
+        "metrics": {"host": "127.0.0.1", "port": 0},
+        "endpoints": dict.fromkeys(ENDPOINT_NAMES, ""),
         "page": {"enabled": False},
         "drill": {"folder": str(folder / "drill")},
     }  # fmt: skip

@@ -6,6 +6,7 @@ the disk of the archive, a watcher that does not read. Two act inside, see `inje
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -29,6 +30,7 @@ LIVES_WAIT_S: Final = 10.0
 WRITE_WAIT_S: Final = 2.0
 CUT_WAIT_S: Final = 120.0
 SETTLED_S: Final = 1.0
+BALLAST_STEPS: Final = (8 << 20, 1 << 20, 1 << 12)
 JUMPS_S: Final = (-3600.0, -1.0, 1.0, 3600.0, 86_400.0)
 
 
@@ -70,15 +72,13 @@ class SmallDisk:
 
     def fill(self) -> None:
         """Leave no room."""
-        free = os.statvfs(self._folder)
-        n_bytes = free.f_bavail * free.f_frsize
+        n_bytes = 0
         with self._ballast.open("wb") as file:
-            while n_bytes > 0:  # what others write meanwhile makes it less
-                try:
-                    os.posix_fallocate(file.fileno(), 0, n_bytes)
-                    return
-                except OSError:
-                    n_bytes -= 1 << 20
+            for step in BALLAST_STEPS:  # others write meanwhile, so it is taken bit by bit
+                with contextlib.suppress(OSError):
+                    while True:
+                        os.posix_fallocate(file.fileno(), n_bytes, step)
+                        n_bytes += step
 
     def free(self) -> None:
         """Give the room back."""
