@@ -6,7 +6,7 @@
 First the source alone: it receives and decodes as fast as it can, and nothing else is done with
 the frames. Then a session: all stages, Bragg filter, codec zstd, to a verified ledger. The feeds
 send what the simulated camera took, as fast as it is taken; `cpu` is the processor time of the
-process that receives, less its start.
+process that receives, less its start. It keeps its memory mapped, as `ingest` does.
 """
 
 from __future__ import annotations
@@ -29,6 +29,11 @@ from hrtem_stream.messages import FeedFrame
 from hrtem_stream.pipeline.feeds import make_feed
 from hrtem_stream.settings import load_settings
 
+MEMORY = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "17179869184",
+    "MALLOC_TOP_PAD_": "67108864",
+}
 COMMAND = [sys.executable, "-m", "hrtem_stream"]
 
 
@@ -40,6 +45,9 @@ def main() -> None:
     parser.add_argument("--source-only", action="store_true", help="no sessions")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    if not MEMORY.items() <= os.environ.items():  # it is read when a process starts
+        command = [sys.executable, "-m", "bench.feeds", *sys.argv[1:]]
+        os.execve(sys.executable, command, {**os.environ, **MEMORY})
     rows = []
     for size in map(int, options.sizes.split(",")):
         for feed in options.feeds.split(","):
