@@ -26,6 +26,7 @@ from hrtem_stream.cli.sessions import demo, replay, run, stage
 from hrtem_stream.cli.simulate import simulate
 from hrtem_stream.cli.status import status
 from hrtem_stream.cli.training import crossvalidate, gridsearch, train
+from hrtem_stream.cli.tune import tune
 from hrtem_stream.errors import FeedError, HrtemError, SettingsError
 from hrtem_stream.version import __version__
 
@@ -35,7 +36,7 @@ app = typer.Typer(
 )  # fmt: skip
 COMMANDS = (
     demo, run, replay, segment, evaluate, info, verify, recover, simulate, stage, doctor,
-    drill, train, crossvalidate, gridsearch, page, status, report_series, export,
+    tune, drill, train, crossvalidate, gridsearch, page, status, report_series, export,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)

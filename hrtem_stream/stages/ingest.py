@@ -32,6 +32,7 @@ from hrtem_stream.runtime.meter import Meter
 from hrtem_stream.runtime.pause import PAUSED
 from hrtem_stream.runtime.process import StopRequest
 from hrtem_stream.stages.account import MAX_DIGESTS, Entry, SeriesAccount
+from hrtem_stream.stages.backlog import Backlog
 from hrtem_stream.transport.delivery import Acknowledgement, Dispatcher
 from hrtem_stream.transport.frame_log import FrameLog
 from hrtem_stream.transport.log_format import LoggedRecord
@@ -177,6 +178,7 @@ class Ingest:
         """Accounted for, not yet logged."""
         self._reserve_bytes = min(RESERVE_BYTES, log.capacity // 8)
         self._largest_bytes = 0
+        self._backlog = Backlog()
         self._marked_s = 0.0
         self._checked_s = 0.0
         self._heard_s = clock()
@@ -316,7 +318,12 @@ class Ingest:
         self._marked_s = now_s
         for delivery in self._dispatcher.marks():
             self._outbox.send(encode_publication(delivery, b"", kind=MARK))
-        self._meter.frame_log_fill.set(self._log.fill)
+        fill = self._log.fill
+        self._meter.frame_log_fill.set(fill)
+        if not self._feed.can_wait:
+            said = self._backlog.note(n_waiting=len(self._waiting), fill=fill, now_s=now_s)
+            if said:
+                logger.warning("%s", said)
         self._meter.queue_frames.set(len(self._waiting))
         self._meter.series_open.set(self._account.is_open)
         self._meter.feed_silent_seconds.set(max(0.0, now_s - self._heard_s))
