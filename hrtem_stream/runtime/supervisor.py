@@ -1,7 +1,8 @@
 """The supervisor: starts the stages, keeps them alive, stops them in order.
 
 It tells a hang (the heart stands still) from slowness (it beats), restarts with back-off, gives up
-after eight young deaths in a row, and kills before it restarts. Children die with it.
+after eight young deaths in a row or thirty deaths in a minute, and kills before it restarts.
+Children die with it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
@@ -26,6 +27,9 @@ YOUNG_S = 1.0
 FIRST_BACK_OFF_S = 0.1
 LONGEST_BACK_OFF_S = 3.2
 GIVE_UP_AFTER = 8
+MANY_DEATHS, MANY_DEATHS_S = 30, 60.0
+"""A stage that ends by itself so often in this time is not to be mended, whatever it did between.
+A SIGKILL does not count: it comes from outside."""
 STOP_S = 5.0
 FINAL_EXITS = frozenset({2, 4, 6})
 """Exits that a restart cannot mend: settings, feed unreachable, archive not writable."""
@@ -47,6 +51,8 @@ class _Child:
     process: subprocess.Popen[bytes]
     started_s: float
     n_young_deaths: int = 0
+    deaths_s: list[float] = field(default_factory=list)
+    """When it ended by itself of late."""
     n_restarts: int = 0
     restart_at_s: float | None = None
     has_worked: bool = False
@@ -73,6 +79,8 @@ class Supervisor:
         host: then only the user ends the session.
     hang_s, start_up_s, drain_s
         See `SessionSettings`.
+    many_deaths
+        Deaths of a stage by itself, within `MANY_DEATHS_S`, after which it is given up.
     watch
         Called about fifty times a second, for a progress bar.
     """
@@ -85,6 +93,7 @@ class Supervisor:
         hang_s: float,
         start_up_s: float,
         drain_s: float,
+        many_deaths: int = MANY_DEATHS,
         watch: Callable[[], None] = lambda: None,
     ) -> None:
         self._specs = specs
@@ -92,6 +101,7 @@ class Supervisor:
         self._hang_s = hang_s
         self._start_up_s = start_up_s
         self._drain_s = drain_s
+        self._many_deaths = many_deaths
         self._watch = watch
         self._children: dict[str, _Child] = {}
         self._n_interrupts = 0
@@ -195,6 +205,14 @@ class Supervisor:
         if child.n_young_deaths >= GIVE_UP_AFTER:
             raise GaveUpError(
                 f"{child.spec.name} died {GIVE_UP_AFTER} times in a row before it did anything", 1
+            )
+        if code != -signal.SIGKILL:
+            child.deaths_s = [s for s in child.deaths_s if s > now_s - MANY_DEATHS_S] + [now_s]
+        if len(child.deaths_s) >= self._many_deaths:
+            raise GaveUpError(
+                f"{child.spec.name} died {len(child.deaths_s)} times within {MANY_DEATHS_S:g} s, "
+                f"the last time of {_describe_exit(code)}",
+                1,
             )
         back_off_s = 0.0
         if child.n_young_deaths:

@@ -138,6 +138,13 @@ def test_it_gives_up_on_a_process_that_never_does_anything(tmp_path: Path) -> No
         supervisor.run()
 
 
+def test_it_gives_up_on_a_process_that_dies_again_and_again_after_some_work(tmp_path: Path) -> None:
+    useful = PRELUDE + "heart.n_done = 1; heart.beat(); sys.exit(1)\n"
+    with pytest.raises(GaveUpError, match=r"segment-0 died 4 times within 60 s.*exit 1") as gave_up:
+        _supervisor(tmp_path, {"ingest": PATIENT, "segment-0": useful}, many_deaths=4).run()
+    assert gave_up.value.exit_code == 1
+
+
 def test_an_exit_that_a_restart_cannot_mend_ends_the_session_at_once(tmp_path: Path) -> None:
     supervisor = _supervisor(tmp_path, {"ingest": "raise SystemExit(4)", "sort": PATIENT})
     with pytest.raises(GaveUpError) as error:
