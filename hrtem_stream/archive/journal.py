@@ -15,8 +15,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -155,8 +157,10 @@ class JournalledFile:
             body = b"".join((numbers, *self._pages.values()))
             header = _HEADER.pack(_MAGIC, len(self._pages), xxhash.xxh3_64_intdigest(body))
             _write_all(self._journal, header + body, 0)
-            for number, page in self._pages.items():
-                _write_all(self._descriptor, page, number * PAGE)
+            # Neighbours in one write: a table's head that lies across two pages is never in two
+            # states, so that any HDF5 reader opens the file even amid a commit.
+            for first, pages in _neighbours(self._pages):
+                _write_all(self._descriptor, b"".join(pages), first * PAGE)
             _clear(self._journal)
             self._pages.clear()
         self._committed = _page_end(self._size)
@@ -244,6 +248,13 @@ class JournalledFile:
                     page[: len(before)] = before
                 self._pages[number] = page
             page[a - base : b - base] = view[a - begin : b - begin]
+
+
+def _neighbours(pages: dict[int, bytearray]) -> Iterator[tuple[int, list[bytearray]]]:
+    """Give runs of pages that follow each other: the number of the first, and the pages."""
+    for _, run in itertools.groupby(enumerate(sorted(pages)), lambda pair: pair[1] - pair[0]):
+        numbers = [number for _, number in run]
+        yield numbers[0], [pages[number] for number in numbers]
 
 
 def _page_end(size: int) -> int:
