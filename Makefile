@@ -19,8 +19,8 @@ lint: $(VENV)/developed
 
 # The processes of a pipeline want the machine for themselves, so their tests run by themselves.
 unit: $(VENV)/developed
-	$(PYTEST) -n 2 -m "not slow and not gpu and not processes"
-	$(PYTEST) -m "processes and not slow and not gpu"
+	$(PYTEST) -n 2 -m "not slow and not gpu and not processes and not peers"
+	$(PYTEST) -m "processes and not slow and not gpu and not peers"
 
 # About a minute of faults against a session; see `hrtem-stream drill --help`.
 drill: $(VENV)/installed

@@ -116,9 +116,7 @@ def test_a_dectris_detector(images: list[Any], tmp_path: Path) -> None:
     assert ledgers[1][2].startswith("ended by the detector after 6 of 20 images")
     first = min(attached.runs.glob("series-1-SIM*.nxs"), key=lambda path: path.stat().st_mtime_ns)
     assert_holds(first, images, n_faulty=1)
-    if not recorded:
-        pytest.skip(f"the recorded messages are not at {RECORDED}")
-    assert ledgers[2] == (9, 0, "")
+    assert ledgers[2:] == [(9, 0, "")][: len(recorded)]  # which may not be there
 
 
 def test_a_merlin_detector(images: list[Any], tmp_path: Path) -> None:
