@@ -1,7 +1,9 @@
 """How the shipped weights are made: simulated frames first, then real ones mixed in.
 
 The first stage sees no real frame, so every fold of a cross-validation may start from it. The
-second one shows both kinds, lest the network forget what the real session never had.
+second one shows both kinds, lest the network forget what the real session never had. The shipped
+weights went through a second stage twice, the later one begun with the weights of the earlier
+(`train --start`) on harder simulated frames; their card has all of it.
 """
 
 from __future__ import annotations
