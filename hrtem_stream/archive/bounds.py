@@ -40,8 +40,12 @@ TABLES: Final = (
 )  # fmt: skip
 
 
-def check_archive(file: h5py.File, header: ArchiveHeader, *, n_file_bytes: int) -> None:
+def check_archive(
+    file: h5py.File, header: ArchiveHeader, *, n_file_bytes: int, grows: bool = False
+) -> None:
     """Refuse an archive whose tables lie elsewhere or are larger than the file can be.
+
+    With `grows` a writer may append meanwhile, so that what is read later is longer.
 
     Raises
     ------
@@ -69,6 +73,7 @@ def check_archive(file: h5py.File, header: ArchiveHeader, *, n_file_bytes: int) 
         if table.chunks is not None:
             n_bytes = int(np.prod(table.chunks, dtype=object)) * table.dtype.itemsize
             _require(n_bytes <= MAX_CHUNK_BYTES, name, "have smaller chunks", table.chunks)
+    n = entry["images/frame"].shape[0]
     image = _own_dataset(entry, "images/image")
     _require(image.ndim == 3 and image.dtype.kind in "iuf", "images/image", "be images", image)
     checked_shape(image.shape[1:])
@@ -83,8 +88,8 @@ def check_archive(file: h5py.File, header: ArchiveHeader, *, n_file_bytes: int) 
     for name, dtype in (("start", "<u4"), ("length", "<u4"), ("value", image.dtype)):
         found = entry[f"runs/{name}"].dtype
         _require(found == np.dtype(dtype), f"runs/{name}", f"be of {dtype}", found)
-    n = entry["images/frame"].shape[0]
-    _require(image.shape[0] == n, "images/image", f"have {n} frames", image.shape[0])
+    is_whole = image.shape[0] >= n if grows else image.shape[0] == n
+    _require(is_whole, "images/image", f"have {n} frames", image.shape[0])
     P, Q = header.working_shape
     found = entry["thumbnails/image"].shape[1:]
     _require(found == (P, Q), "thumbnails/image", f"be of {P} x {Q}", found)

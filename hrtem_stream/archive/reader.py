@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,6 +37,7 @@ from hrtem_stream.science.run_length import mask_of_runs
 Bits: TypeAlias = NDArray[np.bool_]
 Pixels: TypeAlias = NDArray[Any]
 
+N_ATTEMPTS, ATTEMPT_WAIT_S, FRESH_S = 20, 0.01, 5.0
 FAILURES = (OSError, RuntimeError, KeyError, ValueError, TypeError)
 """What h5py raises where a file is not what it should be."""
 
@@ -52,12 +54,33 @@ class Runs:
 def open_archive(path: str | os.PathLike[str]) -> Archive:
     """Open an archive, finished or still a `.part`, for reading.
 
+    A `.part` that is being written shows what was committed when it is read. A commit in the
+    middle of opening makes its tables differ in length, so opening is tried again then.
+
     Raises
     ------
     ArchiveError
         If there is none, it cannot be read, or the file is something else.
     """
     path = Path(path)
+    for _ in range(N_ATTEMPTS - 1):
+        try:
+            return _open_once(path)
+        except ArchiveError:
+            if not _is_being_written(path):
+                raise
+            time.sleep(ATTEMPT_WAIT_S)
+    return _open_once(path)
+
+
+def _is_being_written(path: Path) -> bool:
+    try:
+        return path.suffix == ".part" and time.time() - path.stat().st_mtime < FRESH_S
+    except OSError:
+        return False
+
+
+def _open_once(path: Path) -> Archive:
     if not path.is_file():
         raise ArchiveError(f"there is no archive {path}")
     try:
@@ -70,7 +93,7 @@ def open_archive(path: str | os.PathLike[str]) -> Archive:
         raise ArchiveError(f"{path} cannot be opened: {error}") from error
     try:
         header = ArchiveHeader.from_json(file["entry/process"].attrs["header"])
-        check_archive(file, header, n_file_bytes=path.stat().st_size)
+        check_archive(file, header, n_file_bytes=path.stat().st_size, grows=path.suffix == ".part")
         return Archive(path, file=file, header=header)
     except (*FAILURES, ArchiveError) as error:
         file.close()
@@ -97,6 +120,10 @@ class Archive:
         self._filters = filters_of_dataset(self._image)
         offsets: NDArray[np.uint64] = read_rows(self._entry["runs/frame_offset"], slice(None))
         self._offsets: NDArray[np.int64] = offsets.astype(np.int64)
+        # A file that grows shows its first frames everywhere: each table is read when it is asked
+        # for, and may be longer then.
+        n_seen = min(self._offsets.size - 1, int(self._image.shape[0]))
+        self._n_seen = n_seen if path.suffix == ".part" else None
         self.shape: tuple[int, int] = self._image.shape[1:]
         """(M, N) of each frame."""
         self.dtype: np.dtype[Any] = self._image.dtype
@@ -114,7 +141,8 @@ class Archive:
         self.close()
 
     def __len__(self) -> int:
-        return int(self._image.shape[0])
+        n_images = int(self._image.shape[0])
+        return n_images if self._n_seen is None else min(n_images, self._n_seen)
 
     def __iter__(self) -> Iterator[Pixels]:
         """Read the frames in order of row."""
@@ -233,7 +261,7 @@ class Archive:
         ArchiveError
             If there is no such score, or it is damaged.
         """
-        return self._column(f"scores/{name}")
+        return self._column(f"scores/{name}")[: self._n_seen]
 
     def name(self, i: int) -> str:
         """Return the name that the feed gave frame i."""
@@ -254,7 +282,7 @@ class Archive:
     @property
     def rows(self) -> NDArray[np.int64]:
         """Row in the series of each frame, (F,)."""
-        return self._column("images/frame")
+        return self._column("images/frame")[: self._n_seen]
 
     @property
     def frame_offsets(self) -> NDArray[np.int64]:

@@ -399,12 +399,15 @@ class Watch:
 
 
 def _columns(archive: Archive) -> dict[str, Any]:
-    return {
+    """Read the scores; of a file that grows meanwhile, as far as all of them reach."""
+    columns = {
         "rows": archive.rows,
         "fractions": archive.score("graphene_fraction"),
         "methods": archive.score("method").tolist(),
         "sequences": archive.score("sequence"),
     }
+    n = min(map(len, columns.values()))
+    return {name: values[:n] for name, values in columns.items()}
 
 
 def _fill(view: SeriesView, archive: Archive) -> None:

@@ -80,3 +80,16 @@ def test_what_is_no_archive_is_named(tmp_path):
     (tmp_path / "s.nxs.part").write_bytes(b"")
     with pytest.raises(ArchiveError, match=r"s\.nxs\.part"):
         open_archive(tmp_path / "s.nxs.part")
+
+
+def test_a_file_that_grows_while_it_is_read_shows_as_many_frames_everywhere(tmp_path):
+    encoder = FrameEncoder((40, 48), dtype="<u2", codec="deflate", keep="graphene")
+    writer = create(tmp_path / "s.nxs")
+    writer.append(rows(0, 3, encoder=encoder), archived_ns=10**18)
+    with open_archive(tmp_path / "s.nxs.part") as archive:
+        writer.append(rows(3, 4, encoder=encoder), archived_ns=10**18)
+        assert len(archive) == len(archive.rows) == len(archive.score("graphene_fraction")) == 3
+        np.testing.assert_array_equal(archive.frame(2).shape, (40, 48))
+    with open_archive(tmp_path / "s.nxs.part") as archive:
+        assert len(archive) == len(archive.score("method")) == 7
+    writer.abandon()
