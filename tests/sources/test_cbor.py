@@ -3,12 +3,13 @@ from __future__ import annotations
 import tracemalloc
 from typing import Any
 
-import cbor2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hrtem_stream.sources.cbor import MAX_ITEMS, DamagedMapError, Tagged, read_map
+
+cbor2 = pytest.importorskip("cbor2")
 
 _scalars = (
     st.none()
