@@ -25,6 +25,7 @@ from hrtem_stream.cli.page import page
 from hrtem_stream.cli.sessions import demo, replay, run, stage
 from hrtem_stream.cli.simulate import simulate
 from hrtem_stream.cli.status import status
+from hrtem_stream.cli.structure import analyse, rank
 from hrtem_stream.cli.training import crossvalidate, gridsearch, train
 from hrtem_stream.cli.tune import tune
 from hrtem_stream.errors import FeedError, HrtemError, SettingsError
@@ -36,7 +37,8 @@ app = typer.Typer(
 )  # fmt: skip
 COMMANDS = (
     demo, run, replay, segment, evaluate, info, verify, recover, simulate, stage, doctor,
-    tune, drill, train, crossvalidate, gridsearch, page, status, report_series, export,
+    tune, drill, train, crossvalidate, gridsearch, page, status, report_series, export, analyse,
+    rank,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)

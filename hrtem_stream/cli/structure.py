@@ -1,0 +1,150 @@
+"""Commands on what the masks guard: analyse finds atoms and grains, rank orders by them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from hrtem_stream.cli.console import output_errors, print_json, say
+from hrtem_stream.cli.options import Json, Overwrite, PixelSizeOption
+from hrtem_stream.errors import ArchiveError
+
+if TYPE_CHECKING:
+    from hrtem_stream.archive.reader import Archive
+    from hrtem_stream.science.structure import Structure
+
+Measure = Literal["graphene_fraction", "boundary_length", "n_atoms", "largest_grain"]
+
+
+def analyse(
+    archive: Annotated[Path, typer.Argument(help="An archive, *.nxs.")],
+    best: Annotated[
+        int, typer.Option(help="Only so many frames, most graphene first; 0: all.", min=0)
+    ] = 0,
+    pixel_size_nm: PixelSizeOption = 0.0,
+    csv: Annotated[Path | None, typer.Option(help="Folder for tables as CSV.")] = None,
+    xyz: Annotated[Path | None, typer.Option(help="File for atoms as XYZ.")] = None,
+    extxyz: Annotated[Path | None, typer.Option(help="File for extended XYZ, as ASE's.")] = None,
+    overlays: Annotated[
+        Path | None, typer.Option(help="Folder for pictures: atoms, bonds, orientations.")
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Find atoms, bonds, rings, grains and boundaries in the graphene of an archive.
+
+    Results go to NAME.structure.nxs beside the archive. The pixel size is that of the option, of
+    the archive's calibration, or of the lattice itself, taken as 0.246 nm.
+    """
+    from hrtem_stream.archive import structure_export
+    from hrtem_stream.archive.reader import open_archive
+    from hrtem_stream.archive.structure import StructureFile, write_structures
+
+    with open_archive(archive) as series:
+        rows = [int(row) for row in series.ranking()[: best or None]]
+        results = _structures(series, sorted(rows), pixel_size_nm, overlays)
+        path = write_structures(archive, results, overwrite=overwrite)
+    with StructureFile(path) as structures:
+        if csv is not None:
+            with output_errors(csv):
+                structure_export.write_csv(structures, csv)
+        if xyz is not None:
+            with output_errors(xyz):
+                structure_export.write_xyz(structures, xyz)
+        if extxyz is not None:
+            with output_errors(extxyz):
+                structure_export.write_extended_xyz(structures, extxyz)
+        report = {
+            "output": str(path),
+            "n_frames": len(structures),
+            "n_without_structure": sum(bool(fault) for fault in structures.faults),
+            "n_atoms": int(structures.frames["n_atoms"].sum()),
+            "n_defects": int(structures.frames["n_defects"].sum()),
+        }
+        for row, fault in zip(structures.frames["frame"], structures.faults, strict=True):
+            if fault:
+                say(f"row {row}: no structure: {fault}")
+    if as_json:
+        print_json(report)
+    else:
+        print(f"{report['n_frames']} frames, {report['n_atoms']} atoms: {path}")
+
+
+def rank(
+    archive: Annotated[Path, typer.Argument(help="An archive, *.nxs.")],
+    by: Annotated[Measure, typer.Option(help="What makes a frame good.")] = "graphene_fraction",
+    best: Annotated[int, typer.Option(help="So many frames.", min=1)] = 20,
+    as_json: Json = False,
+) -> None:
+    """Rank the frames of an archive; all but graphene_fraction need `analyse` first."""
+    import numpy as np
+
+    from hrtem_stream.archive.reader import open_archive
+    from hrtem_stream.archive.structure import StructureFile, structure_path
+
+    with open_archive(archive) as series:
+        names = series.score("name")
+        if by == "graphene_fraction":
+            rows, values = np.arange(len(series)), series.score(by)
+        else:
+            path = structure_path(archive)
+            if not path.exists():
+                raise ArchiveError(f"{path} is missing; run: hrtem-stream analyse {archive}")
+            with StructureFile(path) as structures:
+                rows, values = structures.frames["frame"], structures.frames[by].astype(float)
+    order = np.argsort(-np.nan_to_num(values, nan=-1.0), kind="stable")[:best]
+    table: list[dict[str, Any]] = [
+        {"rank": place, "row": int(rows[n]), "name": str(names[rows[n]]), by: float(values[n])}
+        for place, n in enumerate(order)
+    ]
+    if as_json:
+        print_json({"archive": str(archive), "by": by, "frames": table})
+        return
+    print(f"{'rank':>5}{'row':>7}  {by:<18}name")
+    for line in table:
+        print(f"{line['rank']:5}{line['row']:7}  {line[by]:<18.4f}{line['name']}")
+
+
+def _structures(
+    series: Archive, rows: list[int], pixel_size_nm: float, overlays: Path | None
+) -> Iterator[tuple[int, Structure | str]]:
+    from hrtem_stream.science.structure import analyse_frame
+
+    pixel_size_nm = pixel_size_nm or series.calibration.pixel_size_nm or 0.0
+    faults, methods = series.score("fault"), series.score("method")
+    for row in rows:
+        if faults[row] or methods[row] == "none":
+            yield row, str(faults[row]) or "the frame was not segmented"
+            continue
+        frame = series.frame(row)
+        if frame.dtype.kind == "i":
+            frame = frame.astype("f4")
+        try:
+            structure = analyse_frame(
+                frame,
+                amorphous=series.mask(row),
+                vacuum=series.vacuum(row) | series.beam_off(row),
+                pixel_size_nm=pixel_size_nm,
+            )
+        except ValueError as error:
+            yield row, str(error)
+            continue
+        if overlays is not None:
+            _write_overlays(overlays, row, frame, structure)
+        yield row, structure
+
+
+def _write_overlays(folder: Path, row: int, frame: Any, structure: Structure) -> None:
+    from PIL import Image
+
+    from hrtem_stream.science.structure_picture import draw_orientations, draw_structure
+
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = {"atoms": draw_structure(frame, structure), "grains": draw_orientations(structure)}
+    for kind, picture in pictures.items():
+        path = folder / f"{row:06d}_{kind}.png"
+        with output_errors(path):
+            Image.fromarray(picture).save(path)
