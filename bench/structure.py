@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -224,7 +225,9 @@ def timing() -> dict[str, float]:
     known = simulated(pixel_size_nm=0.02, dose_e_per_a2=5000, defocus_nm=-2.5, seed=0)
     image = cv2.GaussianBlur(known.pixels.astype(np.float32), (0, 0), 1.5)
     contrast = _analysed(known, known.amorphous).contrast
-    works = {"analyse_frame": lambda: _analysed(known, known.amorphous)}
+    works: dict[str, Callable[[], Any]] = {
+        "analyse_frame": lambda: _analysed(known, known.amorphous)
+    }
     try:
         import skimage.feature as peers
 

@@ -43,7 +43,7 @@ _RING_WIDTH = 0.4
 """Deviation w, in 1/nm: neighbours within 0.4 nm have a say."""
 _LOCAL_WIDTH = 1.3
 """The same where a candidate is tested: only neighbours within 0.12 nm have a say."""
-_DEVIATIONS = 2.6
+_DEVIATIONS = 3.2
 """A candidate is no atom if it lies below the others by more deviations."""
 _MARGIN_NM = 0.6
 _APART_NM = 0.075

@@ -1,0 +1,71 @@
+"""analyse and rank, on an archive of two frames with a lattice and one without."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from hrtem_stream.archive.encoding import FrameEncoder
+from hrtem_stream.cli import app
+from hrtem_stream.errors import ArchiveError
+from hrtem_stream.messages import SeriesEnd
+from tests.archive import series
+from tests.science.test_lattice_scale import counted, honeycomb
+
+SHAPE = (160, 200)
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    encoder = FrameEncoder(SHAPE, dtype="<u2")
+    writer = series.create(tmp_path / "s.nxs", shape=SHAPE)
+    batch = []
+    for row, size in enumerate((0.03, 0.0, 0.025)):
+        contrast = honeycomb(SHAPE, pixel_size_nm=size, outer=0.6) if size else np.zeros(SHAPE)
+        pixels = counted(contrast, dose=2000.0, seed=row)
+        nothing = np.zeros(series.WORKING_SHAPE, np.bool_)
+        frame = series.segmented(
+            row, pixels=pixels, amorphous=nothing, vacuum=nothing, beam_off=nothing,
+            graphene_fraction=1.0 - 0.1 * row, amorphous_fraction=0.0,
+        )  # fmt: skip
+        batch.append((frame, encoder.encode(pixels, nothing)))
+    writer.append(batch, archived_ns=10**18 + 10**9)
+    writer.close(SeriesEnd(n_received=3), ordinal=4)
+    return tmp_path / "s.nxs"
+
+
+def _run(*arguments: object) -> dict[str, object]:
+    result = CliRunner().invoke(app, [*map(str, arguments), "--json"], catch_exceptions=False)
+    assert result.exit_code == 0
+    content: dict[str, object] = json.loads(result.stdout)
+    return content
+
+
+def test_an_archive_is_analysed_exported_drawn_and_ranked(archive: Path, tmp_path: Path) -> None:
+    xyz, tables, pictures = tmp_path / "a.xyz", tmp_path / "csv", tmp_path / "png"
+    report = _run("analyse", archive, "--csv", tables, "--xyz", xyz, "--overlays", pictures)
+    assert (report["n_frames"], report["n_without_structure"]) == (3, 1)
+    assert int(str(report["n_atoms"])) > 1000
+    assert xyz.read_text().splitlines()[2].startswith("C ")
+    assert (tables / "atoms.csv").is_file()
+    assert sorted(p.name for p in pictures.iterdir())[0] == "000000_atoms.png"
+    ranked = _run("rank", archive, "--by", "n_atoms")["frames"]
+    assert isinstance(ranked, list)
+    assert [line["row"] for line in ranked] == [0, 2, 1]
+    assert ranked[0]["n_atoms"] > ranked[1]["n_atoms"] > ranked[2]["n_atoms"] == 0
+    by_graphene = _run("rank", archive, "--best", 1)["frames"]
+    assert isinstance(by_graphene, list)
+    assert [line["row"] for line in by_graphene] == [0]
+
+
+def test_ranking_by_structure_asks_for_the_analysis(archive: Path) -> None:
+    with pytest.raises(ArchiveError, match="run: hrtem-stream analyse"):
+        CliRunner().invoke(app, ["rank", str(archive), "--by", "n_atoms"], catch_exceptions=False)
+
+
+def test_only_the_best_frames_are_analysed_when_asked(archive: Path) -> None:
+    assert _run("analyse", archive, "--best", 1)["n_frames"] == 1
