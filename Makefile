@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test lint unit drill peers bench clean
+.PHONY: demo test lint unit drill peers bench fuzz clean
 
 demo: $(VENV)/installed
 	$(BIN)/hrtem-stream demo
@@ -30,6 +30,10 @@ drill: $(VENV)/installed
 peers: $(VENV)/developed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[peers]"
 	$(PYTEST) -m peers
+
+# Ten minutes; what failed is kept under fuzz-failures/. FUZZ="--seconds 3600 --seed 2" for more.
+fuzz: $(VENV)/developed
+	$(BIN)/python -W ignore -m tests.fuzz $(FUZZ)
 
 bench: $(VENV)/developed
 	$(BIN)/python -m bench

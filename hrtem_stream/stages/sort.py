@@ -77,6 +77,9 @@ class LogReader(Protocol):
     ) -> NDArray[Any]:
         """Give the pixels of a frame, read-only."""
 
+    def may_be(self, log_id: int) -> bool:
+        """Tell whether a message can come from this log."""
+
     def still_there(self, ordinal: int, offset: int) -> bool:
         """Tell whether they were not overwritten meanwhile."""
 
@@ -240,6 +243,9 @@ class Sort:
             return
         delivery = message.delivery
         if self._receipt.is_new_log(delivery):
+            if not self._reader.may_be(delivery.log_id):
+                self._meter.count_rejected("another_log")
+                return
             self._follow_log(message)
         base = self._receipt.base
         is_new = self._receipt.take(delivery)

@@ -41,6 +41,7 @@ from hrtem_stream.transport.log_format import (
     LoggedRecord,
     aligned,
     host_boot,
+    log_id_at,
     map_file,
     open_log_file,
     read_account,
@@ -375,6 +376,10 @@ class FrameLogReader:
         view = np.frombuffer(buffer, dtype, shape[0] * shape[1], where).reshape(shape)
         view.flags.writeable = False
         return view
+
+    def may_be(self, log_id: int) -> bool:
+        """Tell whether a message can come from this log: unless another one lies here."""
+        return log_id_at(self.path) in (log_id, None)
 
     def still_there(self, ordinal: int, offset: int) -> bool:
         """Tell whether a record was not overwritten meanwhile."""

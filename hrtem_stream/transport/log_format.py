@@ -109,6 +109,16 @@ def open_log_file(path: Path, *, write: bool) -> tuple[mmap.mmap, int, int]:
         os.close(descriptor)
 
 
+def log_id_at(path: Path) -> int | None:
+    """Give the identity of the frame log at a path, None if there is none."""
+    try:
+        with path.open("rb") as file:
+            magic, version, log_id, _ = SUPER.unpack(file.read(SUPER.size))
+    except (OSError, struct.error):
+        return None
+    return int(log_id) if magic == MAGIC and version == VERSION else None
+
+
 def map_file(descriptor: int, n_bytes: int, *, write: bool) -> mmap.mmap:
     """Map an open file, pages and all."""
     protection = mmap.PROT_READ | (mmap.PROT_WRITE if write else 0)

@@ -141,6 +141,10 @@ class SalvagedLog:
         view = np.frombuffer(self._buffer, dtype, shape[0] * shape[1], pixels_offset(record))
         return view.reshape(shape)
 
+    def may_be(self, log_id: int) -> bool:
+        """Tell whether a message can come from this log."""
+        return log_id == self.log_id
+
     def still_there(self, ordinal: int, offset: int) -> bool:
         """Tell whether a record was not overwritten meanwhile: nobody writes."""
         return ordinal in self.records

@@ -154,7 +154,7 @@ def random_folds(n_frames: int, *, n_folds: int, seed: int) -> list[NDArray[np.i
 
 
 def _read_one(path: Path) -> Example:
-    with np.load(path) as stored:
+    with np.load(path, allow_pickle=False) as stored:
         beam_off = stored["beam_off"]
         return Example(
             name=path.stem,

@@ -248,6 +248,18 @@ def test_a_frame_of_another_shape_is_set_aside_byte_for_byte(bench: Bench) -> No
         assert np.isnan(archive.scores["graphene_fraction"][1])
 
 
+def test_a_message_of_a_log_that_is_not_there_seals_nothing(bench: Bench) -> None:
+    start, frame, end = bench.start(), bench.frame(0), bench.end(1)
+    bench.send(start, frame)
+    forged = encode(replace(frame, delivery=delivery(5, log_id=1)))
+    bench.inbox.messages.append([bytes(part) for part in forged])
+    bench.send(end)
+    bench.turn_until(lambda: (bench.folder / "s.nxs").exists())
+    with open_archive(bench.folder / "s.nxs") as archive:
+        assert archive.ledger.end_reason == ""
+        assert archive.ledger.balanced
+
+
 def test_pixels_that_came_in_the_message_need_no_log(bench: Bench, tmp_path: Path) -> None:
     start, frame, end = bench.start(), bench.frame(0), bench.end(1)
     found = bench.log.pixel_bytes(bench.records[1])
