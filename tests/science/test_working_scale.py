@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import ndimage
 
 from hrtem_stream.science.reduction import reduce_frame
 from hrtem_stream.science.run_length import mask_of_runs, runs_of_mask
 from hrtem_stream.science.working_scale import matched_to_lattice, reduce_mask, resized
 from tests.science.test_lattice_scale import counted, honeycomb
+
+REAL_FRAMES = Path(__file__).parents[2].parent / "shared" / "data" / "graphene-u-net"
 
 match = partial(matched_to_lattice, size=256, working_pixel_nm=0.045)
 
@@ -25,7 +29,7 @@ match = partial(matched_to_lattice, size=256, working_pixel_nm=0.045)
         (4096, 0.01, (910, 910)),
         (4096, 0.02, (1820, 1820)),
         (1024, 0.08, (1024, 1024)),  # enlarging adds nothing
-        (1024, 0.005, (171, 171)),  # a small field: finer pixels, but no finer than known
+        (1024, 0.005, (183, 183)),  # a small field: finer pixels, but no finer than known
     ],
 )
 def test_the_working_image_is_as_fine_as_the_lattice_needs(
@@ -87,3 +91,14 @@ def test_a_mask_is_reduced_by_area() -> None:
     mask[:3, :2] = True
     assert reduce_mask(mask, shape=(2, 3)).tolist() == [[True, False, False], [False] * 3]
     assert reduce_mask(mask, shape=(6, 6)) is mask
+
+
+@pytest.mark.skipif(not REAL_FRAMES.is_dir(), reason="needs the published frames")
+def test_all_published_frames_keep_their_size() -> None:
+    sources = []
+    for path in sorted(set(REAL_FRAMES.glob("*.png")) - set(REAL_FRAMES.glob("*_LABEL.png")))[::3]:
+        with Image.open(path) as picture:
+            scale = match(np.asarray(picture.convert("L")), 0.0)
+        assert scale.shape == (256, 256)
+        sources.append(scale.source)
+    assert sources.count("spectrum") >= 0.95 * len(sources)
