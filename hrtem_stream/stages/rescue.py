@@ -143,6 +143,7 @@ class Rescue:
             found |= self._in_place_of(first, n_missing)
         found |= dict(enumerate(self._closing(), self._log.end))
         self._find_archives(found)
+        found = self._without_what_is_gone(found)
         wanted = {n: record for n, record in found.items() if self._is_wanted(n, record)}
         if not wanted:
             return {}
@@ -156,6 +157,32 @@ class Rescue:
                 logger.error("record %d of the log is not understood: %s", ordinal, error)
                 self._n_damaged += 1
                 yield ordinal, _void()
+
+    def _without_what_is_gone(self, found: dict[int, Record]) -> dict[int, Record]:
+        """Leave out the count of a series whose beginning was acknowledged and taken away.
+
+        Its end counts frames that are elsewhere; without a frame of its own it needs no file.
+        """
+        base = self._log.base
+        begun = {
+            record.series_id
+            for ordinal, record in found.items()
+            if ordinal >= base and isinstance(record, SeriesStart)
+        }
+        framed = {
+            record.series_id
+            for ordinal, record in found.items()
+            if ordinal >= base and isinstance(record, FrameHeader)
+        }
+        kept: dict[int, Record] = {}
+        for ordinal, record in found.items():
+            is_gone = record.series_id not in begun and not self._series.is_known(record.series_id)
+            if is_gone and record.series_id not in framed:
+                record = _void()
+            elif is_gone and isinstance(record, SeriesEnd):
+                record = replace(record, n_received=0)
+            kept[ordinal] = record
+        return kept
 
     def _is_wanted(self, ordinal: int, record: Record) -> bool:
         """Tell whether the archive needs a record: it lacks it, and was not done without it.

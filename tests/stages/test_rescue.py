@@ -258,3 +258,17 @@ def test_a_log_that_is_cut_short_gives_what_it_still_has(feed: Feed) -> None:
     sequences, ledger = _archived(feed.folder / "s.nxs")
     assert sequences == [0, 1, 2, 3]
     assert (ledger.received, ledger.lost) == (6, 2)
+
+
+@pytest.mark.parametrize("n_waiting", [0, 2])
+def test_the_end_of_a_series_whose_archive_was_taken_away_counts_what_is_left(
+    feed: Feed, n_waiting: int
+) -> None:
+    feed.start()
+    feed.frames(4)
+    feed.log.acknowledge(feed.log.next_ordinal)
+    feed.frames(n_waiting)
+    feed.end()
+    feed.rescue()
+    found = {path.name: _archived(path)[1].received for path in feed.folder.glob("*.nxs*")}
+    assert found == ({"s.nxs": 2} if n_waiting else {})
