@@ -36,7 +36,7 @@ fuzz: $(VENV)/developed
 	$(BIN)/python -W ignore -m tests.fuzz $(FUZZ)
 
 bench: $(VENV)/developed
-	$(BIN)/python -m bench
+	$(BIN)/python -m bench --output bench/results/$(shell date +%F).json
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed')"
