@@ -108,8 +108,12 @@ def _watch(port: int) -> None:
 
 
 def _renderers() -> set[int]:
-    children = psutil.Process().children(recursive=True)
-    return {child.pid for child in children if "--type=renderer" in child.cmdline()}
+    found = set()
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it ended in that moment
+            if "--type=renderer" in child.cmdline():
+                found.add(child.pid)
+    return found
 
 
 def _free_port() -> int:
