@@ -27,6 +27,7 @@ import psutil
 
 from bench.row import Row, line, row
 from bench.session import Case, Result, make_frames, run
+from hrtem_stream.runtime.process import die_with_parent
 
 N_PAGES = 10
 CHROMIUM = "/usr/bin/chromium"
@@ -84,6 +85,8 @@ def _watchers(port: int) -> Iterator[None]:
 def _watch(port: int) -> None:
     """Open the pages, suspend one, and look on until killed."""
     from playwright.sync_api import Error, sync_playwright
+
+    die_with_parent(os.getppid())
 
     address = f"http://127.0.0.1:{port}/"
     with sync_playwright() as driver:
