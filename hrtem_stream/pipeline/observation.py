@@ -88,9 +88,10 @@ class Observation:
         if not self._is_ready and all(beat.beat_ns for beat in beats.values()):
             self._is_ready = True
             notify("READY=1")
-        n_archived = beats["sort"].n_done
+        last = list(beats)[-1]  # `sort`, unless it runs on another host
+        done = "archived" if last == "sort" else "done"
         watchdog = "\nWATCHDOG=1" if self._watchdog else ""
-        notify(f"STATUS={n_archived} frames archived since sort began{watchdog}")
+        notify(f"STATUS={beats[last].n_done} frames {done} since {last} began{watchdog}")
 
 
 def _existing(folder: Path) -> Path:

@@ -197,7 +197,7 @@ def _page(settings: Settings) -> Companion:
     from hrtem_stream.runtime.access import token_for
     from hrtem_stream.runtime.companion import Companion
 
-    wanted = settings.page.enabled and "sort" in settings.session.stages
+    wanted = settings.page.enabled and {"ingest", "sort"} <= set(settings.session.stages)
     if wanted and find_spec("nicegui") is None:
         logger.warning("there is no page: pip install 'hrtem-stream[web]'")
         wanted = False
