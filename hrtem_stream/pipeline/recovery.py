@@ -158,7 +158,8 @@ def _empty(path: Path, folder: Path, settings: Settings, remove_damaged: bool) -
         )  # fmt: skip
         try:
             rescued = Rescue(
-                log, series, working_size=working_size, folder=Path(scratch),
+                log, series, working_size=working_size,
+                wanted_from=0 if _has_damaged_part(folder) else log.base, folder=Path(scratch),
                 make_segmenter=lambda: make_segmenter(settings.segment, working_size=working_size),
                 n_threads=settings.sort.threads,
             ).run()  # fmt: skip
@@ -194,6 +195,17 @@ def _settings_about(folder: Path) -> Iterator[Settings]:
             seen.add(settings.frame_log_path)
             if _logs_of(settings, folder, None):
                 yield settings
+
+
+def _has_damaged_part(folder: Path) -> bool:
+    """Tell whether an unfinished archive cannot be read, so that the log may have to replace it."""
+    for part in folder.glob(f"*{PART}"):
+        try:
+            if not remove_stillborn(part):
+                open_archive(part).close()
+        except ArchiveError:
+            return True
+    return False
 
 
 def _settings_left(path: Path) -> Settings | None:

@@ -98,6 +98,9 @@ class Rescue:
         Gives the segmenter; asked only if there is a frame to analyse.
     working_size
         Height and width of the working image in pixels.
+    wanted_from
+        Ordinal from which a series is archived of which there is no archive: `log.base`, as the
+        earlier ones were acknowledged; 0 where an archive cannot be read that may have held them.
     folder
         For what a stage leaves beside its work.
     n_threads
@@ -111,6 +114,7 @@ class Rescue:
         *,
         make_segmenter: Callable[[], WithFallback],
         working_size: int,
+        wanted_from: int,
         folder: Path,
         n_threads: int = 2,
     ) -> None:
@@ -118,6 +122,7 @@ class Rescue:
         self._series = series
         self._make_segmenter = make_segmenter
         self._working_size = working_size
+        self._wanted_from = wanted_from
         self._folder = folder
         self._n_threads = n_threads
         self._n_frames = 0
@@ -163,7 +168,7 @@ class Rescue:
 
         Its end counts frames that are elsewhere; without a frame of its own it needs no file.
         """
-        base = self._log.base
+        base = self._wanted_from
         begun = {
             record.series_id
             for ordinal, record in found.items()
@@ -194,7 +199,7 @@ class Rescue:
         if not series_id:
             return False
         if not self._series.is_known(series_id):
-            return ordinal >= self._log.base
+            return ordinal >= self._wanted_from
         if isinstance(record, SeriesStart | SeriesEnd):
             return series_id in self._series.open_ids
         return ordinal > self._series.last_ordinal(series_id)

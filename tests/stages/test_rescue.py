@@ -71,7 +71,7 @@ class Feed:
         where = pixels_offset(record) if pixels else RING_START + record.offset + 64
         self.log._buffer[where + 5] ^= 4
 
-    def rescue(self, kind: type[Rescue] = Rescue) -> Rescued:
+    def rescue(self, kind: type[Rescue] = Rescue, wanted_from: int | None = None) -> Rescued:
         """Do what `recover FOLDER` does after the host went down."""
         self.log.close()
         log = SalvagedLog.open(self.log.path)
@@ -83,6 +83,7 @@ class Feed:
         rescue = kind(
             log, series, make_segmenter=lambda: WithFallback(bragg, fallback=bragg, oldest_s=0.0),
             working_size=SIZE, folder=self.folder, n_threads=1,
+            wanted_from=log.base if wanted_from is None else wanted_from,
         )  # fmt: skip
         try:
             return rescue.run()
@@ -272,3 +273,17 @@ def test_the_end_of_a_series_whose_archive_was_taken_away_counts_what_is_left(
     feed.rescue()
     found = {path.name: _archived(path)[1].received for path in feed.folder.glob("*.nxs*")}
     assert found == ({"s.nxs": 2} if n_waiting else {})
+
+
+def test_what_was_acknowledged_into_a_file_that_cannot_be_read_is_archived_again(
+    feed: Feed,
+) -> None:
+    feed.start()
+    feed.frames(4)
+    feed.archive_and_crash()
+    feed.log.acknowledge(feed.log.next_ordinal)
+    part = feed.folder / "s.nxs.part"
+    with part.open("r+b") as file:
+        file.truncate(20_000)
+    feed.rescue(wanted_from=0)
+    assert _archived(feed.folder / "s-2.nxs")[0] == [0, 1, 2, 3]
