@@ -337,7 +337,7 @@ class _RoundRun:
                     settled.append((place.sent_s, settled_s))
         settled.sort()
         for sent_s, settled_s in settled:
-            disturbed = sent_s >= self._disturbed_from_s
+            disturbed = settled_s >= self._disturbed_from_s  # on its way then: it met the faults
             self._figures.latencies[disturbed].append(settled_s - sent_s)
             self._figures.n_archived[disturbed] += 1
         for began_s, ended_s in spans:
