@@ -1,6 +1,6 @@
 """Milliseconds per 256 × 256 image of both networks, for each engine, with 1 and 2 threads.
 
-Run:  python -m bench unet [-- --json bench/results/unet.json --rounds 7]
+Run:  python -m bench.unet [--json bench/results/unet.json --rounds 7]
 
 All engines take turns in each round, so that whatever else the machine does hits all of them
 alike; the least and the median over the rounds are reported, and the median of the processor time,
