@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -104,6 +105,8 @@ def recover_folder(
                     if path not in done:
                         done.add(path)
                         recovery.logs.append(_empty(path, folder, one, remove_damaged))
+                if not _logs_of(one, folder, log):  # nothing of the session is needed any more
+                    shutil.rmtree(one.runtime_directory, ignore_errors=True)
         except SettingsError as error:
             running.add(one.frame_log_path)
             recovery.problems.append(f"left alone: {error}")

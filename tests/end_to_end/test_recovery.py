@@ -102,3 +102,4 @@ def test_after_the_host_went_down_archive_and_log_give_a_complete_file(
     again = call_json("recover", folder, "--remove-damaged")
     assert (again["archives"], again["logs"][0]["frames"]) == ([], 0)
     assert not log_path.exists()
+    assert not Path(f"/tmp/hrtem-{os.getuid()}/recovery-{os.getpid()}").exists()
