@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from hrtem_stream.archive.encoding import (
@@ -67,6 +68,15 @@ class Encoders:
         self._keep = keep
         self._encoders: dict[tuple[tuple[int, int], str], FrameEncoder] = {}
         self._lock = threading.Lock()
+
+    def warm_up(self) -> None:
+        """Compile for the usual dtype, or load what was compiled before: a second, or twenty."""
+        side = 256
+        pixels = np.random.default_rng(0).poisson(200, (side, side)).astype(np.uint16)
+        amorphous = np.zeros((side, side), np.bool_)
+        amorphous[side // 4 : side // 2, side // 4 : side // 2] = True
+        encoder = FrameEncoder((side, side), dtype="<u2", codec=self._codec, keep=self._keep)
+        encoder.encode(pixels, amorphous)
 
     def encode(self, frame: SegmentedFrame, pixels: NDArray[Any]) -> EncodedFrame | SetAsideFrame:
         """Encode a frame: flattened where it is amorphous, or as received if it has a fault."""

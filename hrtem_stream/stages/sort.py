@@ -184,6 +184,8 @@ class Sort:
             The archive cannot be written.
         """
         try:
+            # No mark comes back before, so no frame is sent that would wait for it.
+            self._encoders.warm_up()
             while not (self._stop.is_set and not self._held):
                 self.turn()
         finally:
