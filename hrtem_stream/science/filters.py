@@ -69,4 +69,4 @@ def noise_deviation(image: Image) -> float:
     """
     step = np.array([1.0, -2.0, 1.0], np.float32)
     difference = cv2.sepFilter2D(image, cv2.CV_32F, step, step)
-    return float(np.sqrt(cv2.norm(difference, cv2.NORM_L2SQR) / image.size)) / 6.0
+    return float(np.sqrt(np.vdot(difference, difference) / image.size)) / 6.0

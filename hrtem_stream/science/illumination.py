@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrtem_stream.science.bezier import bernstein, bezier_surface, check_degree, fit_bezier
+from hrtem_stream.science.compiled import compiled
 from hrtem_stream.science.filters import quantile
 from hrtem_stream.science.reduction import (
     WORKING_SHAPE,
@@ -128,17 +129,16 @@ def repair_defects(image: Image) -> Image:
     """
     image = np.ascontiguousarray(image, np.float32)
     median = cv2.medianBlur(image, 3)
-    difference = cv2.absdiff(image, median)
     # The median deviation of a sixteenth of the pixels is as good, and costs nothing; the dark
     # outside of the beam says nothing of the deviation within.
-    level, sample = median[::4, ::4].copy(), difference[::4, ::4].copy()
+    level = median[::4, ::4].copy()
+    sample = np.abs(image[::4, ::4] - level)
     mean = float(level.mean())
     lit = sample[level > np.float32(0.5 * mean)]
     deviation = 1.4826 * quantile(lit, share=0.5) if lit.size else 0.0
     limit = max(_HOT_DEVIATIONS * deviation, 1e-3 * abs(mean))
-    defects = np.flatnonzero(difference > limit)
-    repaired: Image = image.copy()
-    repaired.ravel()[defects] = median.ravel()[defects]
+    repaired: Image = np.empty_like(image)
+    _replace(image.ravel(), median.ravel(), np.float32(limit), repaired.ravel())
     return repaired
 
 
@@ -211,11 +211,13 @@ def illumination_surface(coefficients: NDArray[np.floating], *, shape: tuple[int
     """
     left = bernstein(shape[0], degree=coefficients.shape[0] - 1).astype(np.float32)
     right = bernstein(shape[1], degree=coefficients.shape[1] - 1).astype(np.float32)
-    surface = left @ coefficients.astype(np.float32) @ right.T
+    surface = np.asarray(left @ coefficients.astype(np.float32) @ right.T, np.float32)
     peak = float(surface.max())
     if peak <= 0.0:
         return np.ones(shape, np.float32)
-    return np.asarray(np.maximum(surface, np.float32(1e-3 * peak)), np.float32)
+    least = np.float32(1e-3 * peak)
+    # Hardly any surface comes down to it, and to look takes a fifth of the time of comparing.
+    return surface if surface.min() >= least else np.maximum(surface, least)
 
 
 def standardise(image: Image, *, beam_off: Mask) -> Image:
@@ -224,7 +226,7 @@ def standardise(image: Image, *, beam_off: Mask) -> Image:
     An image without variation becomes zero.
     """
     if not beam_off.any():
-        centred = np.subtract(image, np.float32(image.mean(dtype=np.float64)), dtype=np.float32)
+        centred = np.subtract(image, np.float32(cv2.mean(image)[0]), dtype=np.float32)
         variance = float(np.vdot(centred, centred)) / centred.size
         centred *= np.float32(1.0 / np.sqrt(variance) if variance > 0.0 else 0.0)
         return centred
@@ -233,6 +235,14 @@ def standardise(image: Image, *, beam_off: Mask) -> Image:
     standardised: Image = ((image - np.float32(mean.item())) * np.float32(scale)).astype(np.float32)
     standardised[beam_off] = 0.0
     return standardised
+
+
+@compiled
+def _replace(image: Image, median: Image, limit: np.float32, repaired: Image) -> None:
+    """Write the image, or its median where they differ by more than the limit."""
+    for i in range(image.size):
+        differs = abs(image[i] - median[i]) > limit
+        repaired[i] = median[i] if differs else image[i]
 
 
 def _beam_off(image: Image, surface: NDArray[np.float64], bright: float) -> Mask:

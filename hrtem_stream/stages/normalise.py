@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from hrtem_stream.messages import FrameHeader, NormalisedFrame, Pixels, RawFrame
 from hrtem_stream.runtime.stage import Stage
+from hrtem_stream.science.compiled import compiled
 from hrtem_stream.science.illumination import DEGREE, normalise_frame, standardise
 from hrtem_stream.science.working_scale import (
     NOT_FOUND,
@@ -181,6 +182,15 @@ def shrunk(image: NDArray[np.float32], *, shape: tuple[int, int]) -> NDArray[np.
 
 def thumbnail(image: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Map a standardised image from -3 to +3 deviations onto 0 to 255."""
-    scaled = (image + THUMBNAIL_DEVIATIONS) * (255 / (2 * THUMBNAIL_DEVIATIONS))
-    small: NDArray[np.uint8] = np.clip(scaled, 0, 255).astype(np.uint8)
+    small = np.empty(image.shape, np.uint8)
+    _to_bytes(np.ascontiguousarray(image, np.float32).ravel(), small.ravel())
     return small
+
+
+@compiled
+def _to_bytes(values: NDArray[np.float32], levels: NDArray[np.uint8]) -> None:
+    lowest = np.float32(-THUMBNAIL_DEVIATIONS)
+    scale, highest = np.float32(255 / (2 * THUMBNAIL_DEVIATIONS)), np.float32(255)
+    for i in range(values.size):
+        scaled = (values[i] - lowest) * scale
+        levels[i] = np.uint8(min(max(scaled, np.float32(0)), highest))

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 from hrtem_stream.science.bezier import bezier_surface, fit_bezier
 from hrtem_stream.science.illumination import (
@@ -81,6 +82,25 @@ def test_hot_and_dead_pixels_are_repaired_and_nothing_else() -> None:
     assert changed[30, 40] and changed[200, 10] and changed[77, 200]
     assert changed.sum() < 10
     assert np.abs(repaired / frame - 1.0)[[30, 200, 77], [40, 10, 200]].max() < 0.6
+
+
+def test_defects_are_replaced_as_the_plain_version_replaces_them() -> None:
+    frame = lit_frame()
+    frame[::17, ::23] *= 3.0
+    median = ndimage.median_filter(frame, 3, mode="nearest")
+    difference = np.abs(frame - median)
+    lit = median[::4, ::4] > 0.5 * median[::4, ::4].mean()
+    limit = 10.0 * 1.4826 * np.median(difference[::4, ::4][lit])
+    expected = np.where(difference > np.float32(limit), median, frame)
+    assert (expected != frame).any()
+    assert np.array_equal(repair_defects(frame), expected)
+
+
+def test_the_illumination_is_nowhere_below_a_thousandth_of_its_peak() -> None:
+    surface = illumination_surface(np.array([[-50.0, 0.0], [0.0, 100.0]]), shape=(40, 60))
+    plain = bezier_surface(np.array([[-50.0, 0.0], [0.0, 100.0]]), shape=(40, 60))
+    assert np.allclose(surface, np.maximum(plain, 1e-3 * plain.max()), rtol=1e-5)
+    assert surface.min() > 0.0
 
 
 def test_shot_noise_in_a_small_beam_is_not_taken_for_defects() -> None:

@@ -74,6 +74,12 @@ def test_a_thumbnail_spans_three_deviations_each_way() -> None:
     assert thumbnail(image).tolist() == [[0, 0, 127, 255, 255]]
 
 
+def test_a_thumbnail_equals_the_plain_version() -> None:
+    image = np.random.default_rng(0).normal(0.0, 2.0, (64, 48)).astype(np.float32)
+    plain = np.clip((image + np.float32(3.0)) * np.float32(42.5), 0, 255).astype(np.uint8)
+    assert np.array_equal(thumbnail(image), plain)
+
+
 def test_pixels_that_came_in_the_message_are_taken_from_it_and_passed_on_if_asked() -> None:
     class Nowhere:
         def pixels(self, *place: Any) -> NDArray[Any]:
