@@ -52,6 +52,60 @@ def find_islands(
     return mask
 
 
+def islands_with_core(mask: Mask, core: Mask, *, least_px: int, least_share: float) -> Mask:
+    """Keep the islands of a mask that are large enough and hold enough of a core.
+
+    Parameters
+    ----------
+    mask
+        (P, Q) bool; an island is a 4-connected set of its True pixels.
+    core
+        (P, Q) bool.
+    least_px
+        Area of the smallest island that is kept, in pixels.
+    least_share
+        Least share of an island's pixels that lie in the core, 0 to 1.
+
+    Returns
+    -------
+    (P, Q) bool.
+    """
+    kept = np.zeros(mask.shape, np.bool_)
+    level = np.ascontiguousarray(mask, np.float32)
+    _keep_with_core(level, np.ascontiguousarray(core), least_px, least_share, kept)
+    return kept
+
+
+@compiled
+def _keep_with_core(
+    level: Image, core: Mask, least_px: int, least_share: float, kept: Mask
+) -> None:
+    """Write True into a mask of False wherever an island is kept."""
+    rows, columns = level.shape
+    most = rows * (columns // 2 + 2)
+    first, last = np.empty(most, np.int32), np.empty(most, np.int32)
+    parent, area = np.empty(most, np.int32), np.empty(most, np.int32)
+    begins = np.empty(rows + 1, np.int32)
+    peak = np.empty(most, np.float32)
+    n = 0
+    for i in range(rows):
+        begins[i] = n
+        n += _find_runs(level[i], np.float32(0.5), first[n:], last[n:], peak[n:])
+    begins[rows] = n
+    _join_runs(first, last, begins, 0, parent, area)
+    n_core = np.zeros(n, np.int32)
+    for i in range(rows):
+        for k in range(begins[i], begins[i + 1]):
+            root = _root(parent, k)
+            for j in range(first[k], last[k]):
+                n_core[root] += core[i, j]
+    for i in range(rows):
+        for k in range(begins[i], begins[i + 1]):
+            root = _root(parent, k)
+            if area[root] >= least_px and n_core[root] >= least_share * area[root]:
+                kept[i, first[k] : last[k]] = True
+
+
 @compiled
 def _mark_islands(
     level: Image,

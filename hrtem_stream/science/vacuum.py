@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrtem_stream.science.filters import blur, quantile, subtract_local_mean
+from hrtem_stream.science.islands import islands_with_core
 from hrtem_stream.science.lattice import find_reflections, lattice_image
 
 Image = NDArray[np.float32]
@@ -133,7 +134,9 @@ def _without_lattice(
     if not (found & core).any():
         return nowhere
     tidy = _tidy(found)
-    return _with_core(tidy, core) if tidy.any() else nowhere
+    return islands_with_core(
+        tidy.view(np.bool_), core, least_px=_LEAST_AREA, least_share=_CORE_AREA_SHARE
+    )
 
 
 def _power(image: Image) -> Image:
@@ -173,15 +176,3 @@ def _tidy(mask: Mask) -> NDArray[np.uint8]:
     wide = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (_LEAST_WIDTH, _LEAST_WIDTH))
     closed = cv2.morphologyEx(values, cv2.MORPH_CLOSE, narrow)
     return np.asarray(cv2.morphologyEx(closed, cv2.MORPH_OPEN, wide), np.uint8)
-
-
-def _with_core(values: NDArray[np.uint8], core: Mask) -> Mask:
-    """Keep the islands that are large enough and hold a core without any lattice."""
-    n_islands, islands, statistics, _ = cv2.connectedComponentsWithStats(
-        values, connectivity=4, ltype=cv2.CV_32S
-    )
-    n_core = np.bincount(islands[core], minlength=n_islands)
-    kept = statistics[:, cv2.CC_STAT_AREA] >= _LEAST_AREA
-    kept &= n_core >= _CORE_AREA_SHARE * statistics[:, cv2.CC_STAT_AREA]
-    kept[0] = False
-    return np.asarray(np.take(kept, islands))

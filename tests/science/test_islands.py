@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from hrtem_stream.science.islands import find_islands
+from hrtem_stream.science.islands import find_islands, islands_with_core
 from tests.science import drawn
 
 
@@ -57,3 +57,20 @@ def test_a_spiral_is_one_island() -> None:
     )
     assert (found == islands_plainly(level, 0.5, 0.6, 2000, 0)).all()
     assert found.any()
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (40, 71), (1, 50), (50, 1)])
+@pytest.mark.parametrize("seed", range(3))
+def test_islands_with_a_core_equal_the_plain_version(shape: tuple[int, int], seed: int) -> None:
+    noise = np.random.default_rng(seed).standard_normal((2, *shape))
+    mask, core = (ndimage.gaussian_filter(field, 2) > 0.0 for field in noise)
+    islands, n = ndimage.label(mask)
+    for least_px, least_share in ((1, 0.0), (20, 0.25), (20, 0.6)):
+        plain = np.zeros(shape, np.bool_)
+        for k in range(1, n + 1):
+            island = islands == k
+            if island.sum() >= least_px and core[island].mean() >= least_share:
+                plain |= island
+        kept = islands_with_core(mask, core, least_px=least_px, least_share=least_share)
+        assert kept.dtype == np.bool_
+        assert np.array_equal(kept, plain)
