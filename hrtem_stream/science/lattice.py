@@ -81,8 +81,8 @@ def find_reflections(
     if background_px is None:
         background = np.full(maxima.size, smooth[band].mean())
     else:
-        window = background_px, background_px
-        background = cv2.blur(smooth, window, borderType=cv2.BORDER_REFLECT_101).ravel()[maxima]
+        background = np.empty(maxima.size, np.float32)
+        _average_around(smooth, maxima, background_px // 2, background)
     prominence = smooth.ravel()[maxima] / np.maximum(background, np.finfo(np.float32).tiny)
     strongest = np.argsort(-prominence, kind="stable")[: n_peaks // 2]
     strongest = strongest[prominence[strongest] > threshold]
@@ -172,6 +172,36 @@ def _unfold(half: Image, margin: int, plane: Image) -> None:
         row = (i - rows // 2) % rows
         plane[i, margin:] = half[row]
         plane[i, :margin] = half[-row % rows, margin:0:-1]
+
+
+@compiled
+def _average_around(plane: Image, places: NDArray[np.int64], reach: int, averages: Image) -> None:
+    """Average a plane, mirrored in its border pixels, over the square around each place.
+
+    The places ascend. Sums along the columns slide down the plane with them.
+    """
+    rows, columns = plane.shape
+    sums = np.zeros(columns)
+    for i in range(-reach, reach + 1):
+        sums += plane[_mirrored(i, rows)]
+    middle = 0
+    for n in range(places.size):
+        row, column = places[n] // columns, places[n] % columns
+        while middle < row:
+            sums += plane[_mirrored(middle + reach + 1, rows)]
+            sums -= plane[_mirrored(middle - reach, rows)]
+            middle += 1
+        total = 0.0
+        for j in range(column - reach, column + reach + 1):
+            total += sums[_mirrored(j, columns)]
+        averages[n] = total / (2 * reach + 1) ** 2
+
+
+@compiled
+def _mirrored(i: int, n: int) -> int:
+    period = max(2 * (n - 1), 1)
+    i %= period
+    return i if i < n else period - i
 
 
 @lru_cache(maxsize=8)

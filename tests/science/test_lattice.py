@@ -1,9 +1,15 @@
 """Reflections: found where they are; the lattice image against a plain version of Eq. 5."""
 
+import cv2
 import numpy as np
 import pytest
 
-from hrtem_stream.science.lattice import find_reflections, lattice_image, padded_shape
+from hrtem_stream.science.lattice import (
+    _average_around,
+    find_reflections,
+    lattice_image,
+    padded_shape,
+)
 from tests.science import drawn
 
 APERTURE = 0.0156
@@ -46,6 +52,17 @@ def test_the_most_prominent_reflections_come_first_and_no_more_than_asked_for() 
     peaks = find_reflections(image.astype(np.float32), threshold=1.01, n_peaks=8)
     assert peaks.shape == (4, 3)
     assert (np.diff(peaks[:, 2]) <= 0).all()
+
+
+@pytest.mark.parametrize("shape", [(256, 170), (40, 29), (7, 5), (1, 9)])
+def test_the_neighbourhood_of_a_maximum_is_averaged_as_opencv_averages_it(
+    shape: tuple[int, int],
+) -> None:
+    plane = np.random.default_rng(0).random(shape, np.float32)
+    places, averages = np.arange(0, plane.size, 3), np.empty(-(-plane.size // 3), np.float32)
+    _average_around(plane, places, 8, averages)
+    plain = cv2.blur(plane, (17, 17), borderType=cv2.BORDER_REFLECT_101).ravel()[places]
+    assert np.allclose(averages, plain, rtol=1e-6)
 
 
 def test_only_one_of_each_pair_is_returned() -> None:
