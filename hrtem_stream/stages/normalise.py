@@ -94,6 +94,12 @@ class Normalise(Stage[RawFrame, NormalisedFrame]):
             frame = noise.astype(dtype)
             self._scaling(frame, 0.0)
             normalise_frame(frame, shape=self._shape)
+        # A lattice with a hole beside, so that the search for vacuum runs to its end as well.
+        rows, columns = np.indices(noise.shape)
+        wave = np.cos(0.8 * rows) * np.cos(0.5 * columns)
+        contrast = np.where(columns < 3 * noise.shape[1] // 4, 0.2 * wave, 0.0)
+        lattice = rng.poisson(2000.0 * (1.0 + contrast)).astype(np.uint16)
+        thumbnail(normalise_frame(lattice, shape=self._shape).image)
 
     def process(self, batch: Sequence[RawFrame]) -> list[NormalisedFrame]:
         """Normalise each frame; one that cannot be analysed gets its fault in the header.

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from hrtem_stream.science import vacuum
+from hrtem_stream.science.islands import islands_with_core
 from hrtem_stream.science.working_scale import WorkingScale, matched_to_lattice
 from hrtem_stream.stages.normalise import Normalise, thumbnail
 from tests.science.test_lattice_scale import counted, honeycomb
@@ -72,6 +74,20 @@ def test_a_fault_that_came_with_the_frame_stays() -> None:
 def test_a_thumbnail_spans_three_deviations_each_way() -> None:
     image = np.array([[-9.0, -3.0, 0.0, 3.0, 9.0]], np.float32)
     assert thumbnail(image).tolist() == [[0, 0, 127, 255, 255]]
+
+
+def test_warming_up_runs_every_loop_that_a_frame_may_need(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept = []
+
+    def keep(*arguments: Any, **parameters: Any) -> NDArray[np.bool_]:
+        kept.append(islands_with_core(*arguments, **parameters))
+        return kept[-1]
+
+    monkeypatch.setattr(vacuum, "islands_with_core", keep)
+    Normalise(Memory(_noise()), working_size=256).warm_up()
+    assert kept
 
 
 def test_a_thumbnail_equals_the_plain_version() -> None:
