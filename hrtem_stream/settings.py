@@ -206,6 +206,11 @@ class FeedSettings(Table):
             return not self.direct_electron.start
         return self.kind in ("native", "dectris", "merlin", "folder")
 
+    @property
+    def waits_when_paused(self) -> bool:
+        """Whether what is not taken while saving is paused is still there afterwards."""
+        return self.kind == "folder" or not self.is_live
+
 
 class FrameLogSettings(Table):
     """The ring of raw frames between the feed and the archive."""

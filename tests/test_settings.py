@@ -142,6 +142,15 @@ def test_a_folder_may_be_one_line() -> None:
     assert (feed.kind, feed.folder.path) == ("folder", "/data/camera")
 
 
+@pytest.mark.parametrize(
+    ("feed", "waits"),
+    [("folder /data/camera", True), ("dectris tcp://a:1", False), ("merlin tcp://a:1", False)],
+)
+def test_only_files_wait_while_saving_is_paused(feed: str, waits: bool) -> None:
+    assert load_settings(None, {"feed": feed}).feed.waits_when_paused is waits
+    assert load_settings(None, {"feed.kind": "simulated"}).feed.waits_when_paused
+
+
 @pytest.mark.parametrize("line", ["camera", "simulated tcp://a:1", ""])
 def test_a_line_that_names_no_feed_is_refused(line: str) -> None:
     with pytest.raises(SettingsError, match="feed"):

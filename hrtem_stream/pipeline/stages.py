@@ -129,6 +129,7 @@ def _run_ingest(
         ),
         is_paused=PauseSwitch(settings.runtime_directory),
         is_recording=not settings.feed.is_live,
+        waits_when_paused=settings.feed.waits_when_paused,
     )
     ingest.run()
     log.remove()  # all of it is archived

@@ -122,8 +122,10 @@ class Ingest:
     is_paused
         Tells whether the user has paused saving.
     is_recording
-        Whether the feed is a recording: it waits while saving is paused, where the frames of a
-        camera are declared, and it can be read again, so that nothing hurries.
+        Whether the feed is a recording: it can be read again, so that nothing hurries.
+    waits_when_paused
+        Whether the feed waits while saving is paused, as files do; the frames of a camera are
+        declared lost meanwhile.
     sends_pixels
         Whether pixels travel in the messages, for stages that cannot see the log.
     """
@@ -149,6 +151,7 @@ class Ingest:
         finished_mark: Path | None = None,
         is_paused: Callable[[], bool] = lambda: False,
         is_recording: bool = False,
+        waits_when_paused: bool = False,
         sends_pixels: bool = False,
         clock: Callable[[], float] = time.monotonic,
         clock_ns: Callable[[], int] = time.time_ns,
@@ -169,6 +172,7 @@ class Ingest:
         self._sends_pixels = sends_pixels
         self._is_paused = is_paused
         self._is_recording = is_recording
+        self._waits_when_paused = waits_when_paused
         self._recalled_below = log.next_ordinal
         self._clock = clock
         self._clock_ns = clock_ns
@@ -257,7 +261,7 @@ class Ingest:
 
     def _may_take(self) -> bool:
         """Tell whether another item is wanted from the feed now."""
-        if self._is_finished or (self._is_recording and self._is_paused()):
+        if self._is_finished or (self._waits_when_paused and self._is_paused()):
             return False
         if self._feed.can_wait:
             # What is taken must be logged at once: until then only this process knows of it.
@@ -373,7 +377,7 @@ class Ingest:
     def _take_frame(self, frame: FeedFrame, now_ns: int) -> None:
         self._meter.frames_received.inc()
         self._meter.bytes_received.inc(frame.pixels.nbytes)
-        if self._is_paused():
+        if self._is_paused() and not self._waits_when_paused:
             self._entries.extend(self._account.lose(frame, PAUSED, now_ns))
             return
         if frame.pixels.nbytes + SPARE_BYTES + self._reserve_bytes > self._log.capacity:

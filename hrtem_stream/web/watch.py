@@ -244,7 +244,7 @@ class Watch:
                 readings=readings, rates=rates, wishes=settings.segment.segmenter,
                 feed_silent_s=self._feed.note(now_s, n_received),
                 archive_silent_s=self._archive_silence(now_s, ingest, sort),
-                paused_s=paused_s, waits_when_paused=not settings.feed.is_live,
+                paused_s=paused_s, waits_when_paused=settings.feed.waits_when_paused,
                 free_bytes=free, full_in_s=full_in_s, folder=str(folder or ""),
                 **self._of_series(),
             )  # fmt: skip

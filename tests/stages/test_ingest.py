@@ -289,15 +289,30 @@ class Switch:
         return self.is_on
 
 
-def test_a_recording_waits_while_saving_is_paused(tmp_path: Path) -> None:
+def test_files_wait_while_saving_is_paused(tmp_path: Path) -> None:
     feed, switch = Feed([_frame(0), _frame(1)]), Switch()
-    ingest, _ = _ingest(tmp_path, feed, is_paused=switch, is_recording=True)
+    ingest, _ = _ingest(tmp_path, feed, is_paused=switch, waits_when_paused=True)
     _turn(ingest)
     assert len(feed.items) == 2
     switch.is_on = False
     _turn(ingest)
     kinds = [type(record) for record in _records(tmp_path)]
     assert kinds == [SeriesStart, FrameHeader, FrameHeader]
+
+
+def test_a_file_that_was_being_read_when_saving_was_paused_is_archived(tmp_path: Path) -> None:
+    switch = Switch()
+
+    class Slow(Feed):
+        def receive(self, timeout_s: float) -> Any:
+            item = super().receive(timeout_s)
+            switch.is_on = item is not None
+            return item
+
+    switch.is_on = False
+    ingest, _ = _ingest(tmp_path, Slow([_frame(0)]), is_paused=switch, waits_when_paused=True)
+    _turn(ingest)
+    assert [type(record) for record in _records(tmp_path)] == [SeriesStart, FrameHeader]
 
 
 @pytest.mark.parametrize("can_wait", [True, False])
