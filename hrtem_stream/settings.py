@@ -456,6 +456,21 @@ class Settings(BaseSettings):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _nothing_wanted_lies_in_the_runtime_directory(self) -> Settings:
+        kept = {"the archive folder": self.archive_directory}
+        if self.frame_log.path:
+            kept["the folder of frame_log.path"] = self.frame_log_path.parent
+        if self.feed.kind == "folder":
+            kept["feed.folder.path"] = Path(self.feed.folder.path)
+        for what, folder in kept.items():
+            if holds(self.runtime_directory, folder):
+                raise ValueError(
+                    f"session.runtime_directory is emptied when a session begins and ends, so "
+                    f"{what} must not lie in it, got {self.runtime_directory} and {folder}"
+                )
+        return self
+
     @property
     def runtime_directory(self) -> Path:
         """Folder of the session's sockets, locks and heartbeats."""
@@ -503,6 +518,11 @@ class Settings(BaseSettings):
         """Address of one of the five arrows between stages."""
         address: str = getattr(self.endpoints, name)
         return address or f"ipc://{self.runtime_directory}/{name}.ipc"
+
+
+def holds(folder: Path, other: Path) -> bool:
+    """Tell whether a folder is another one, or that one lies somewhere in it."""
+    return other.resolve().is_relative_to(folder.resolve())
 
 
 def load_settings(path: Path | None = None, flags: Mapping[str, Any] | None = None) -> Settings:

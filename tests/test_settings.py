@@ -182,3 +182,28 @@ def test_a_flag_may_name_the_feed_and_another_one_set_it_up() -> None:
         "tcp://m:1",
         5,
     )
+
+
+@pytest.mark.parametrize(
+    ("flags", "what"),
+    [
+        ({"archive.directory": "here"}, "the archive folder"),
+        ({"archive.directory": "here/deeper/runs"}, "the archive folder"),
+        ({"archive.directory": "there/../here"}, "the archive folder"),
+        ({"archive.file": "here/out.nxs"}, "the archive folder"),
+        ({"frame_log.path": "here/frames.log"}, "the folder of frame_log.path"),
+        ({"feed": "folder here/camera"}, "feed.folder.path"),
+    ],
+)
+def test_the_runtime_directory_must_hold_nothing_that_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: dict[str, str], what: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingsError, match=f"{what} must not lie in it"):
+        load_settings(None, {"session.runtime_directory": str(tmp_path / "here"), **flags})
+
+
+def test_the_runtime_directory_may_lie_in_the_archive_folder(tmp_path: Path) -> None:
+    runtime = str(tmp_path / "runtime")
+    flags = {"session.runtime_directory": runtime, "archive.directory": str(tmp_path)}
+    assert str(load_settings(None, flags).runtime_directory) == runtime

@@ -18,7 +18,7 @@ from hrtem_stream.archive.recovery import recover
 from hrtem_stream.errors import ArchiveError, LogError, SettingsError
 from hrtem_stream.pipeline.leftovers import archive_folder
 from hrtem_stream.pipeline.names import session_lock
-from hrtem_stream.settings import Settings, settings_from_json
+from hrtem_stream.settings import Settings, holds, settings_from_json
 from hrtem_stream.transport.salvage import SalvagedLog, is_log
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ def recover_folder(
                         done.add(path)
                         recovery.logs.append(_empty(path, folder, one, remove_damaged))
                 if not _logs_of(one, folder, log):  # nothing of the session is needed any more
-                    shutil.rmtree(one.runtime_directory, ignore_errors=True)
+                    _remove_runtime(one.runtime_directory, folder)
         except SettingsError as error:
             running.add(one.frame_log_path)
             recovery.problems.append(f"left alone: {error}")
@@ -178,6 +178,17 @@ def _empty(path: Path, folder: Path, settings: Settings, remove_damaged: bool) -
                 with contextlib.suppress(OSError):
                     path.parent.rmdir()
     return report
+
+
+def _remove_runtime(runtime: Path, folder: Path) -> None:
+    """Remove the folder of a session, never another: its name may be that of an old archive."""
+    if holds(runtime, folder):
+        return
+    if (runtime / "settings.json").exists():
+        shutil.rmtree(runtime, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):  # there was none: the lock has made it
+            runtime.rmdir()
 
 
 def _settings_about(folder: Path) -> Iterator[Settings]:
