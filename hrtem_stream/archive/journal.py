@@ -338,6 +338,22 @@ def remove_stillborn(path: Path) -> bool:
     return not is_begun
 
 
+def remove_unfinished(path: Path) -> None:
+    """Remove an unfinished file with its journal.
+
+    Raises
+    ------
+    ArchiveError
+        If another process writes it.
+    """
+    journal = _locked_journal(path)
+    try:
+        path.unlink(missing_ok=True)
+        journal_path(path).unlink(missing_ok=True)
+    finally:
+        os.close(journal)
+
+
 def _begins_with_signature(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(len(SIGNATURE)) == SIGNATURE

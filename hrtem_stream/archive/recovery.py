@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hrtem_stream.archive.ledger import Ledger
 from hrtem_stream.archive.reader import open_archive
-from hrtem_stream.archive.rotation import CONTINUED
+from hrtem_stream.archive.rotation import CONTINUED, ELSEWHERE
 from hrtem_stream.archive.writer import ArchiveWriter, part_path
 from hrtem_stream.errors import ArchiveError
 from hrtem_stream.messages import SeriesEnd
@@ -26,7 +26,8 @@ def reopen(path: Path) -> bool:
     """
     with open_archive(path) as archive:
         ledger = archive.ledger
-    if not ledger.complete or ledger.end_ordinal >= 0 or ledger.end_reason == CONTINUED:
+    goes_on = ledger.end_reason in (CONTINUED, ELSEWHERE)
+    if not ledger.complete or ledger.end_ordinal >= 0 or goes_on:
         return False
     path.rename(part_path(path))
     return True

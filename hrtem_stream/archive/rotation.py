@@ -8,6 +8,7 @@ Each file is an archive of its own, with its ranking and its part of the ledger.
 from __future__ import annotations
 
 import os
+import re
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,10 @@ from hrtem_stream.messages import LossRange, SegmentedFrame, SeriesEnd
 
 CONTINUED = "continued in the next file"
 """Reason of the end of all files but the last."""
+ELSEWHERE = "continued in another archive"
+"""Reason of the end of an archive of torn frames: the images of the series are in another."""
+
+PART = ".part"
 
 
 def file_path(path: Path, index: int, *, frames_per_file: int | None) -> Path:
@@ -37,14 +42,63 @@ def file_path(path: Path, index: int, *, frames_per_file: int | None) -> Path:
     return path.with_name(f"{path.stem}_{index + 1:04d}{path.suffix}")
 
 
+def indices(path: Path, *, frames_per_file: int | None) -> list[int]:
+    """List the files that are there of an archive, finished or not, by number from 0."""
+    if frames_per_file is None:
+        return [0] if path.exists() or part_path(path).exists() else []
+    name = re.compile(rf"{re.escape(path.stem)}_(\d{{4,}}){re.escape(path.suffix)}(?:\.part)?")
+    found = map(name.fullmatch, _names_in(path.parent))
+    return sorted({int(match[1]) - 1 for match in found if match and int(match[1])})
+
+
+def unfinished(path: Path, *, frames_per_file: int | None) -> list[Path]:
+    """List the unfinished files that are there of an archive."""
+    numbers = indices(path, frames_per_file=frames_per_file)
+    parts = (
+        part_path(file_path(path, index, frames_per_file=frames_per_file)) for index in numbers
+    )
+    return [part for part in parts if part.exists()]
+
+
+def files_of(path: Path, *, frames_per_file: int | None) -> dict[int, Path]:
+    """Give the files of the series that has a path, by number from 0, the unfinished one last.
+
+    They follow each other and are of one series: what a moved file leaves, and what an older
+    series left that is to be overwritten, is not among them.
+
+    Raises
+    ------
+    ArchiveError
+        A file cannot be read that has to tell whose it is.
+    """
+    files: dict[int, Path] = {}
+    for index in indices(path, frames_per_file=frames_per_file):
+        file = file_path(path, index, frames_per_file=frames_per_file)
+        files[index] = part_path(file) if part_path(file).exists() else file
+    parts = [index for index, file in files.items() if file.suffix == PART]
+    if len(files) < 2:
+        return files
+    first = last = parts[-1] if parts else min(files)
+    series_id = _series_id(files[first])
+    if parts:
+        while first - 1 in files and _series_id(files[first - 1]) == series_id:
+            first -= 1
+    else:
+        while last + 1 in files and _series_id(files[last + 1]) == series_id:
+            last += 1
+    return {index: files[index] for index in range(first, last + 1)}
+
+
 @dataclass(slots=True)
 class Earlier:
     """What the finished files of a series hold."""
 
     header: ArchiveHeader | None = None
     """Of the last of them, None when there is none."""
+    first_index: int = 0
+    """Number of the first file that is there: those before it may have been moved away."""
     base_row: int = 0
-    """Row in the series of the first frame of the first file."""
+    """Row in the series of the first frame of that file."""
     last_ordinal: int = -1
     sequences: array[int] = field(default_factory=lambda: array("q"))
     losses: list[Loss] = field(default_factory=list)
@@ -140,6 +194,7 @@ class SeriesArchive:
         index = 0
         if frames_per_file is not None:
             index = _read_finished(path, frames_per_file, earlier)
+            earlier.first_index = index if earlier.header is None else earlier.first_index
         current = file_path(path, index, frames_per_file=frames_per_file)
         if earlier.header is None or part_path(current).exists():
             writer = ArchiveWriter.resume(current, overwrite=overwrite)
@@ -147,7 +202,8 @@ class SeriesArchive:
                 earlier.base_row = writer.header.first_row
         else:
             # Killed between closing one file and beginning the next.
-            first_row = earlier.base_row + index * (frames_per_file or 0)
+            n_files = index - earlier.first_index
+            first_row = earlier.base_row + n_files * (frames_per_file or 0)
             header = replace(earlier.header, first_row=first_row)
             writer = ArchiveWriter.create_from(current, header=header, overwrite=overwrite)
         return cls(
@@ -176,15 +232,15 @@ class SeriesArchive:
 
     @property
     def base_row(self) -> int:
-        """Row in the series of the first frame of the first file."""
+        """Row in the series of the first frame of the first file that is there."""
         return self._earlier.base_row
 
     @property
     def paths(self) -> list[Path]:
-        """Names of the files so far, once they are closed."""
+        """Names of the files so far that are there, once they are closed."""
         return [
             file_path(self.path, index, frames_per_file=self._frames_per_file)
-            for index in range(self._index + 1)
+            for index in range(self._earlier.first_index, self._index + 1)
         ]
 
     @property
@@ -288,7 +344,8 @@ class SeriesArchive:
     def _room(self) -> int:
         if self._frames_per_file is None:
             return 2**62
-        end_row = self.base_row + (self._index + 1) * self._frames_per_file
+        n_files = self._index - self._earlier.first_index + 1
+        end_row = self.base_row + n_files * self._frames_per_file
         return end_row - self._writer.next_row
 
     def _rotate(self) -> None:
@@ -311,16 +368,12 @@ class SeriesArchive:
 
 
 def _read_finished(path: Path, frames_per_file: int, earlier: Earlier) -> int:
-    """Read what the finished files of a series hold into `earlier`; return how many they are."""
+    """Read what the finished files of a series hold into `earlier`; return the number after."""
     index = 0
-    while True:
-        finished = file_path(path, index, frames_per_file=frames_per_file)
-        if part_path(finished).exists() or not finished.exists():
+    for index, finished in files_of(path, frames_per_file=frames_per_file).items():
+        if finished.suffix == PART:
             return index
         with open_archive(finished) as archive:
-            header = archive.header
-            if earlier.header and earlier.header.start.series_id != header.start.series_id:
-                return index  # A file of another series, which is to be overwritten.
             if archive.ledger.end_reason != CONTINUED:
                 raise ArchiveError(f"{finished} is the last file of a series that is finished")
             if len(archive) != frames_per_file:
@@ -329,9 +382,18 @@ def _read_finished(path: Path, frames_per_file: int, earlier: Earlier) -> int:
                     f"but frames_per_file is {frames_per_file} now"
                 )
             if earlier.header is None:
-                earlier.base_row = header.first_row
-            earlier.header = header
+                earlier.first_index, earlier.base_row = index, archive.header.first_row
+            earlier.header = archive.header
             earlier.last_ordinal = max(earlier.last_ordinal, archive.last_ordinal)
             earlier.sequences.frombytes(archive.score("sequence").tobytes())
             earlier.losses += archive.declared
-        index += 1
+    return index if earlier.header is None else index + 1
+
+
+def _series_id(file: Path) -> str:
+    with open_archive(file) as archive:
+        return archive.header.start.series_id
+
+
+def _names_in(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()] if folder.is_dir() else []

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hrtem_stream.errors import LogError, SettingsError
+from hrtem_stream.errors import ArchiveError, LogError, SettingsError
 from hrtem_stream.pipeline.leftovers import sweep, swept_afterwards, take_up
 from hrtem_stream.pipeline.names import (
     EXIT_ARCHIVE,
@@ -95,6 +95,7 @@ def run_session(
         pass  # it does not run
     if {"ingest", "sort"} <= set(settings.session.stages):
         take_up(settings)
+        _replace_unfinished(settings)
     with swept_afterwards(settings), session_lock(settings):
         runtime = settings.runtime_directory
         _clear(runtime)
@@ -177,6 +178,31 @@ def check_output(settings: Settings) -> None:
             raise SettingsError(f"output {path} exists; --overwrite replaces it")
 
 
+def _replace_unfinished(settings: Settings) -> None:
+    """Remove the unfinished output that the user asked to replace.
+
+    It stays where a frame log is left: the stages go on with both. `sort` itself never replaces
+    an unfinished archive.
+
+    Raises
+    ------
+    SettingsError
+        Another process writes it.
+    """
+    from hrtem_stream.archive.journal import remove_unfinished
+    from hrtem_stream.archive.rotation import unfinished
+
+    archive = settings.archive
+    if not archive.file or not archive.overwrite or settings.frame_log_path.exists():
+        return
+    for part in unfinished(Path(archive.file), frames_per_file=archive.frames_per_file or None):
+        try:
+            remove_unfinished(part)
+        except ArchiveError as error:
+            raise SettingsError(f"output {part} cannot be replaced: {error}") from None
+        logger.warning("%s is replaced", part)
+
+
 def _process_spec(settings: Settings, name: str, index: int) -> ProcessSpec:
     from hrtem_stream.runtime.supervisor import ProcessSpec
 
@@ -187,6 +213,7 @@ def _process_spec(settings: Settings, name: str, index: int) -> ProcessSpec:
         [*command, str(os.getpid())],
         _MEMORY_ENVIRONMENT,
         heart_path(runtime, name, index),
+        takes_up=name == "sort",
     )
 
 

@@ -43,6 +43,8 @@ class ProcessSpec:
     command: Sequence[str]
     environment: Mapping[str, str]
     heart: Path
+    takes_up: bool = False
+    """Whether a restarted one may have much to read before its first frame, as `sort` has."""
 
 
 @dataclass(slots=True)
@@ -227,7 +229,8 @@ class Supervisor:
             return now_s - child.started_s > self._start_up_s
         # The first frame may find something to compile that start-up did not foresee.
         child.has_worked = child.has_worked or beat.n_done > 0
-        limit_s = self._hang_s if child.has_worked else max(self._hang_s, self._start_up_s)
+        is_warm = beat.n_done > 0 if child.spec.takes_up else child.has_worked
+        limit_s = self._hang_s if is_warm else max(self._hang_s, self._start_up_s)
         return time.monotonic_ns() - beat.beat_ns > limit_s * 1e9
 
     def _stop_others(self, specs: Sequence[ProcessSpec]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from hrtem_stream.archive.reader import Archive, open_archive
-from hrtem_stream.archive.rotation import CONTINUED
+from hrtem_stream.archive.rotation import CONTINUED, ELSEWHERE
 from hrtem_stream.archive.verify import verify
 from hrtem_stream.errors import ArchiveError
 from hrtem_stream.simulators.drill_book import SentSeries, payload_digest
@@ -86,7 +86,11 @@ def is_closed(folder: Path, series: str) -> bool:
     try:
         for path in files:
             with open_archive(path) as archive:
-                if archive.is_complete and archive.ledger.end_reason != CONTINUED:
+                goes_on = archive.is_complete and archive.ledger.end_reason in (
+                    CONTINUED,
+                    ELSEWHERE,
+                )
+                if archive.is_complete and not goes_on:
                     return True
     except ArchiveError:  # renamed or rotated at this very moment
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -26,8 +27,16 @@ from hrtem_stream.archive.journal import remove_stillborn
 from hrtem_stream.archive.layout import ArchiveHeader
 from hrtem_stream.archive.reader import open_archive
 from hrtem_stream.archive.recovery import reopen
-from hrtem_stream.archive.rotation import CONTINUED, SeriesArchive, file_path
-from hrtem_stream.archive.writer import part_path
+from hrtem_stream.archive.rotation import (
+    CONTINUED,
+    ELSEWHERE,
+    PART,
+    SeriesArchive,
+    file_path,
+    files_of,
+    indices,
+    unfinished,
+)
 from hrtem_stream.errors import ArchiveError
 from hrtem_stream.messages import (
     Delivery,
@@ -45,7 +54,6 @@ from hrtem_stream.version import __version__
 
 logger = logging.getLogger(__name__)
 
-PART = ".part"
 PLACEHOLDER = ((1, 1), "|u1")
 """Shape and dtype of an archive that has to be made before any image came."""
 
@@ -133,11 +141,9 @@ class SortedSeries:
 
         One that is closed already is known then, too: its frames are there.
         """
-        for path in self._candidates(series):
+        for path in self._paths_there(series):
             files = self._files_at(path)
-            if not files:
-                break
-            if self._series_in(files[-1]) != series_id:
+            if not files or self._series_in(files[-1]) != series_id:
                 continue
             if files[-1].suffix == PART or self._is_continued(files[-1]):
                 self._open[series_id] = SeriesArchive.resume(
@@ -148,7 +154,10 @@ class SortedSeries:
                 return True
             with open_archive(files[-1]) as archive:
                 next_row = archive.header.first_row + len(archive)
-                self._done[series_id] = _Done(next_row, archive.last_ordinal)
+                reach = _Done(next_row, archive.last_ordinal)
+            self._done[series_id] = max(
+                reach, self._done.get(series_id, reach), key=lambda done: done.last_ordinal
+            )
             self._note_closed(files)
         return series_id in self._done
 
@@ -185,11 +194,9 @@ class SortedSeries:
             It is damaged.
         """
         last = None
-        for path in self._candidates(series):
+        for path in self._paths_there(series):
             files = self._files_at(path)
-            if not files:
-                break
-            if self._series_in(files[-1]) == series_id:
+            if files and self._series_in(files[-1]) == series_id:
                 last = path, files[-1]
         if last is None or not reopen(last[1]):
             return False
@@ -272,7 +279,7 @@ class SortedSeries:
     def replace_placeholder(self, frame: SegmentedFrame) -> None:
         """Close an archive of torn frames, and go on with the first image in another."""
         series_id = frame.header.series_id
-        self._close(self._open[series_id], SeriesEnd(series_id=series_id, reason=CONTINUED), -1, 0)
+        self.close(SeriesEnd(series_id=series_id, reason=ELSEWHERE), -1, 0)
         self._continue_elsewhere(frame)
 
     def fits(self, header: FrameHeader) -> bool:
@@ -324,7 +331,23 @@ class SortedSeries:
         first = Path(file) if file else Path(self._archive.directory) / f"{series}.nxs"
         yield first
         for number in itertools.count(2):
-            yield first.with_name(f"{first.stem}-{number}{first.suffix}")
+            yield _numbered(first, number)
+
+    def _paths_there(self, series: str) -> Iterator[Path]:
+        """Give those of the candidates of which there are files, in order.
+
+        One that was moved away does not hide those that follow it.
+        """
+        first = next(self._candidates(series))
+        counter = "" if self._frames_per_file is None else r"_\d{4,}"
+        name = re.compile(
+            rf"{re.escape(first.stem)}(?:-([1-9]\d*))?{counter}{re.escape(first.suffix)}(?:\.part)?"
+        )
+        names = [path.name for path in first.parent.iterdir()] if first.parent.is_dir() else []
+        found = filter(None, map(name.fullmatch, names))
+        numbers = {int(match[1] or 1) for match in found if match[1] != "1"}
+        for number in sorted(numbers):
+            yield first if number == 1 else _numbered(first, number)
 
     def _create(self, header: ArchiveHeader) -> SeriesArchive:
         series = header.start.series
@@ -378,34 +401,37 @@ class SortedSeries:
 
     def _files_at(self, path: Path) -> list[Path]:
         """List the files of the series that has a path, in order, the unfinished one last."""
-        files: list[Path] = []
-        for index in itertools.count():
-            file = file_path(path, index, frames_per_file=self._frames_per_file)
-            part = part_path(file)
-            self._remove_stillborn(path, part)
-            if part.exists():
-                files.append(part)
-            elif file.exists():
-                files.append(file)
-            if files[-1:] != [file] or self._frames_per_file is None:
-                return files
-        return files
+        self._remove_stillborn(path)
+        try:
+            return list(files_of(path, frames_per_file=self._frames_per_file).values())
+        except ArchiveError as error:
+            logger.warning("%s", error)
+            return []
 
-    def _remove_stillborn(self, path: Path, part: Path) -> None:
-        """Remove what a process left that was killed while it made the file."""
-        if path not in {archive.path for archive in self._open.values()}:
+    def _remove_stillborn(self, path: Path) -> None:
+        """Remove what a process left that was killed while it made a file."""
+        if path in {archive.path for archive in self._open.values()}:
+            return
+        for part in unfinished(path, frames_per_file=self._frames_per_file):
             with contextlib.suppress(ArchiveError):  # another process writes it: it is taken
                 if remove_stillborn(part):
                     logger.info("%s was begun and never written: removed", part)
 
     def _is_free(self, path: Path) -> bool:
-        """Tell whether a new series may have this path."""
+        """Tell whether a new series may have this path.
+
+        An unfinished archive is never overwritten: whose it is may only not be known just now.
+        """
         own = {archive.path for archive in self._open.values()}
         first = file_path(path, 0, frames_per_file=self._frames_per_file)
         closed = self._closed_paths()
         if path in own or str(first) in closed or str(path) in closed:
             return False
-        return self._archive.overwrite or not (self._files_at(path) or path.exists())
+        self._remove_stillborn(path)
+        if unfinished(path, frames_per_file=self._frames_per_file):
+            return False
+        is_there = bool(indices(path, frames_per_file=self._frames_per_file)) or path.exists()
+        return self._archive.overwrite or not is_there
 
     def _series_in(self, file: Path) -> str:
         """Give the identity of the series in a file, nothing if it cannot be read."""
@@ -427,6 +453,11 @@ class SortedSeries:
         if not self._closed.exists():
             return set()
         return set(self._closed.read_text(encoding="utf-8").splitlines())
+
+
+def _numbered(first: Path, number: int) -> Path:
+    """Give the name of a further archive of a series."""
+    return first.with_name(f"{first.stem}-{number}{first.suffix}")
 
 
 def _in_row(frame: SegmentedFrame, row: int) -> SegmentedFrame:

@@ -3,7 +3,7 @@ import pytest
 from hrtem_stream.archive.encoding import FrameEncoder
 from hrtem_stream.archive.layout import ArchiveHeader
 from hrtem_stream.archive.reader import open_archive
-from hrtem_stream.archive.rotation import CONTINUED, SeriesArchive
+from hrtem_stream.archive.rotation import CONTINUED, SeriesArchive, files_of
 from hrtem_stream.archive.verify import verify
 from hrtem_stream.archive.writer import ArchiveWriter
 from hrtem_stream.errors import ArchiveError
@@ -176,3 +176,38 @@ def test_files_of_an_older_series_are_not_taken_for_this_one(tmp_path):
     for path in tmp_path.iterdir():
         with open_archive(path) as archive:
             assert archive.header.start.series_id == "new"
+
+
+def test_a_series_whose_first_files_were_moved_away_goes_on(tmp_path):
+    series = SeriesArchive.create(tmp_path / "s.nxs", header=header(), frames_per_file=2)
+    frames = rows(0, 9, encoder=ENCODER)
+    series.append(frames[:7], archived_ns=10**18)
+    series.abandon()
+    (tmp_path / "s_0001.nxs").rename(tmp_path / "kept.nxs")
+    again = SeriesArchive.resume(tmp_path / "s.nxs", frames_per_file=2)
+    assert (again.base_row, again.next_row) == (2, 7)
+    assert again.fractions().size == 5
+    again.append(frames, archived_ns=10**18)
+    again.close(SeriesEnd())
+    assert [path.name for path in again.paths] == [f"s_000{n}.nxs" for n in (2, 3, 4, 5)]
+    found = []
+    for path in again.paths:
+        assert verify(path).differences == ()
+        with open_archive(path) as archive:
+            found.append(archive.rows.tolist())
+    assert found == [[2, 3], [4, 5], [6, 7], [8]]
+
+
+def test_the_files_of_a_series_end_where_those_of_an_older_one_begin(tmp_path):
+    older = SeriesArchive.create(tmp_path / "s.nxs", header=header("old"), frames_per_file=1)
+    older.append(rows(0, 4, encoder=ENCODER), archived_ns=10**18)
+    older.close(SeriesEnd(n_received=4))
+    series = SeriesArchive.create(
+        tmp_path / "s.nxs", header=header("new"), frames_per_file=1, overwrite=True
+    )
+    series.append(rows(0, 2, encoder=ENCODER), archived_ns=10**18)
+    part = files_of(tmp_path / "s.nxs", frames_per_file=1)
+    assert {n: path.name for n, path in part.items()} == {0: "s_0001.nxs", 1: "s_0002.nxs.part"}
+    series._writer.close(SeriesEnd(reason=CONTINUED))
+    assert list(files_of(tmp_path / "s.nxs", frames_per_file=1)) == [0, 1]
+    assert files_of(tmp_path / "absent.nxs", frames_per_file=1) == {}

@@ -510,3 +510,109 @@ def test_a_frame_that_comes_alone_does_not_wait_for_others(bench: Bench) -> None
     )
     bench.send(bench.frame(1))
     bench.turn_until(lambda: bench.acknowledge.state.base == 3, 5.0)
+
+
+def _found(folder: Path) -> dict[str, tuple[str, list[int]]]:
+    """Give series and rows of every archive in a folder."""
+    found = {}
+    for path in sorted([*folder.glob("*.nxs"), *folder.glob("*.part")]):
+        with open_archive(path) as archive:
+            found[path.name] = archive.header.start.series_id, archive.rows.tolist()
+    return found
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_finished_file_that_is_moved_away_does_not_hide_an_unfinished_one(
+    tmp_path: Path, overwrite: bool
+) -> None:
+    bench = Bench(tmp_path)
+    bench.send(bench.start("A"), bench.frame(0, series_id="A"), bench.end(1, "A"))
+    bench.turn_until(lambda: (tmp_path / "s.nxs").exists())
+    messages = [bench.start("B"), *(bench.frame(row, series_id="B") for row in range(4))]
+    bench.send(*messages)
+    bench.turn_until(lambda: bench.sort._receipt.base == 8)
+    (tmp_path / "s.nxs").rename(tmp_path / "moved.nxs")
+    bench.archive = bench.archive.model_copy(update={"overwrite": overwrite})
+    bench.kill_sort()
+    floor = messages[3].delivery.ordinal  # that what came later was flushed is not known yet
+    bench.send(*messages[3:], bench.frame(4, series_id="B"), bench.end(5, "B"), floor=floor)
+    bench.turn_until(lambda: (tmp_path / "s-2.nxs").exists())
+    assert _found(tmp_path) == {"moved.nxs": ("A", [0]), "s-2.nxs": ("B", [0, 1, 2, 3, 4])}
+    _put_away(bench)
+
+
+def test_an_unfinished_archive_that_cannot_be_opened_once_is_not_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tmp_path, overwrite=True)
+    messages = [bench.start(), *(bench.frame(row) for row in range(4))]
+    bench.send(*messages)
+    bench.turn_until(lambda: bench.sort._receipt.base == 5)
+    bench.kill_sort()
+    with monkeypatch.context() as patch:
+
+        def fails(path: Path) -> None:
+            patch.undo()
+            raise ArchiveError(f"{path} cannot be opened: Input/output error")
+
+        patch.setattr("hrtem_stream.stages.series.open_archive", fails)
+        bench.send(bench.frame(4), bench.end(5), floor=5)
+        bench.turn_until(lambda: bench.sort._receipt.base == 7)
+    assert _found(tmp_path) == {"s.nxs.part": ("id", [0, 1, 2, 3]), "s-2.nxs": ("id", [4])}
+    _put_away(bench)
+
+
+def test_a_sort_that_dies_between_two_files_does_not_take_an_older_series_for_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tmp_path, frames_per_file=2, overwrite=True)
+    old = [bench.start("old"), *(bench.frame(row, series_id="old") for row in range(7))]
+    bench.send(*old, bench.end(7, "old"))
+    bench.turn_until(lambda: (tmp_path / "s_0004.nxs").exists())
+    (tmp_path / "closed").unlink()
+    bench.kill_sort()
+    messages = [bench.start("new"), *(bench.frame(row, series_id="new") for row in range(6))]
+    bench.send(*messages[:5], floor=9)
+    bench.turn_until(lambda: bench.sort._receipt.base == 14)
+    create = ArchiveWriter.create_from
+    with monkeypatch.context() as patch:
+
+        def fail(path: Path, **arguments: Any) -> ArchiveWriter:
+            if "0003" in str(path):
+                raise ArchiveError("killed here")
+            return create(path, **arguments)
+
+        patch.setattr(ArchiveWriter, "create_from", fail)
+        bench.send(*messages[5:])
+        with pytest.raises(ArchiveError, match="killed here"):
+            bench.turn_until(lambda: False)
+    bench.kill_sort()
+    bench.send(*messages[5:], bench.end(6, "new"), floor=14)
+    bench.turn_until(lambda: bench.sort._receipt.base == 17)
+    assert _found(tmp_path) == {
+        "s_0001.nxs": ("new", [0, 1]), "s_0002.nxs": ("new", [2, 3]),
+        "s_0003.nxs": ("new", [4, 5]), "s_0004.nxs": ("old", [6]),
+    }  # fmt: skip
+    _put_away(bench)
+
+
+def test_torn_first_frames_of_a_series_in_many_files_do_not_stop_a_successor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hrtem_stream.stages.sort.IMAGE_WAIT_S", 0.05)
+    bench = Bench(tmp_path, frames_per_file=4)
+    torn = [bench.start(), bench.frame(0, shape=(100, 0), fault="payload is short")]
+    bench.send(*torn)
+    bench.turn_until(lambda: bench.sort._receipt.base == 2)
+    bench.send(bench.frame(1), bench.frame(2))
+    bench.turn_until(lambda: bench.sort._receipt.base == 4)
+    bench.kill_sort()
+    bench.send(bench.frame(3), bench.end(4), floor=4)
+    bench.turn_until(lambda: (tmp_path / "s-2_0001.nxs").exists())
+    assert _found(tmp_path) == {"s_0001.nxs": ("id", [0]), "s-2_0001.nxs": ("id", [1, 2, 3])}
+    _put_away(bench)
+
+
+def _put_away(bench: Bench) -> None:
+    bench.sort._series.abandon()
+    bench.sort._threads.shutdown()
