@@ -11,6 +11,7 @@ from hrtem_stream.archive.journal import (
     JournalledFile,
     journal_path,
     remove_stillborn,
+    remove_unfinished,
 )
 from hrtem_stream.errors import ArchiveError
 
@@ -177,3 +178,15 @@ def test_a_file_that_was_never_committed_is_removed_and_any_other_is_kept(tmp_pa
     assert not remove_stillborn(path)
     assert path.exists()
     assert not remove_stillborn(tmp_path / "none")
+
+
+def test_an_unfinished_file_is_removed_unless_it_is_being_written(tmp_path):
+    path = tmp_path / "file"
+    file = JournalledFile.create(path)
+    put(file, 0, superblock(48))
+    file.commit()
+    with pytest.raises(ArchiveError, match="another process"):
+        remove_unfinished(path)
+    file.close()
+    remove_unfinished(path)
+    assert list(tmp_path.iterdir()) == []

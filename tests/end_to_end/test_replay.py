@@ -180,3 +180,7 @@ def test_an_existing_output_is_refused_and_left_alone(series: Path, tmp_path: Pa
     assert output.read_bytes() == b"precious"
     call_json("replay", series, "--output", output, "--overwrite", "--segmenter", "bragg")
     assert call_json("verify", output)["ok"]
+    output.rename(tmp_path / "out.nxs.part")
+    assert call("replay", series, "--output", output).returncode == 2
+    call_json("replay", series, "--output", output, "--overwrite", "--segmenter", "bragg")
+    assert sorted(path.name for path in tmp_path.glob("out*.nxs*")) == ["out.nxs"]

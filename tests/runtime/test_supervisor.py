@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,34 @@ while not stop.is_set: heart.beat(); time.sleep(0.01)
     assert supervisor.run()
     assert supervisor.n_restarts == 2
     assert time.monotonic() - began < 30
+
+
+def test_a_successor_that_takes_up_much_before_its_first_frame_is_left_alone(
+    tmp_path: Path,
+) -> None:
+    first = PRELUDE + "while not (folder / 'resumed').exists(): heart.beat(); time.sleep(0.01)\n"
+    resuming = (
+        PRELUDE
+        + """
+again = (folder / 'once').exists()
+(folder / 'once').touch()
+heart.n_done = int(not again)
+heart.beat()
+time.sleep(1.0 if again else 0.1)
+if not again:
+    os.kill(os.getpid(), signal.SIGKILL)
+(folder / 'resumed').touch()
+while not stop.is_set: heart.beat(); time.sleep(0.01)
+"""
+    )
+    scripts = {"ingest": first, "sort": resuming}
+    specs = [
+        replace(_spec(tmp_path, name, text), takes_up=name == "sort")
+        for name, text in scripts.items()
+    ]
+    supervisor = Supervisor(specs, leader="ingest", hang_s=0.5, start_up_s=20.0, drain_s=10.0)
+    assert supervisor.run()
+    assert supervisor.n_restarts == 1
 
 
 def test_it_gives_up_on_a_process_that_never_does_anything(tmp_path: Path) -> None:
