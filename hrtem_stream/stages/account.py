@@ -36,6 +36,8 @@ from hrtem_stream.transport.wire import DTYPES, MAX_SIDE, Record
 MAX_GAP = 1_000_000
 MAX_DIGESTS = 4096
 MAX_DECLARED = 256
+MAX_OPEN_GAPS = 64
+"""Beyond so many the oldest gap is declared at once: each record carries all that are open."""
 MAX_METADATA_BYTES = 4096
 MAX_TEXT = 500
 """Names and faults are cut to so many characters: every record must fit its limit on the wire."""
@@ -199,7 +201,7 @@ class SeriesAccount:
             series.expected = frame.sequence + 1
         elif frame.sequence >= series.expected:  # an impossible jump: this frame alone is lost
             self._open_gap(frame.sequence, 1, reason)
-        return entries
+        return entries + self._declare_gaps(self._n_too_many())
 
     def miss(self, gap: FeedGap, now_ns: int) -> list[Entry]:
         """Note frames that the feed itself says are missing."""
@@ -211,7 +213,7 @@ class SeriesAccount:
             self._open_gap(series.expected, gap.first - series.expected, MISSING)
             self._open_gap(gap.first, gap.n_frames, gap.reason)
             series.expected = gap.first + gap.n_frames
-        return entries
+        return entries + self._declare_gaps(self._n_too_many())
 
     def reject(self, reject: FeedReject) -> None:
         """Note a message that was not understood: it may explain the next gap."""
@@ -226,7 +228,7 @@ class SeriesAccount:
             n_missing = end.n_frames - series.expected
             self._open_gap(series.expected, n_missing, self._gap_reason())
             series.expected = end.n_frames
-        losses = self._declare_gaps(series.gaps)
+        losses = self._declare_gaps(len(series.gaps))
         complete = replace(
             end, series=series.start.series, series_id=series.start.series_id,
             n_archived=series.row,
@@ -337,15 +339,18 @@ class SeriesAccount:
 
     def _declare_old_gaps(self) -> list[Entry]:
         series = self._current
-        return self._declare_gaps(
-            [g for g in series.gaps if series.row - g.row > self._late_frames]
-        )
+        return self._declare_gaps(sum(series.row - g.row > self._late_frames for g in series.gaps))
 
-    def _declare_gaps(self, gaps: list[_Gap]) -> list[Entry]:
+    def _n_too_many(self) -> int:
+        """Count the gaps that are open beyond those that late frames may need."""
+        return max(0, len(self._current.gaps) - max(MAX_OPEN_GAPS, self._late_frames))
+
+    def _declare_gaps(self, n_gaps: int) -> list[Entry]:
+        """Declare the oldest gaps lost; they lie in the order in which they were seen."""
         series = self._current
         entries = []
-        for gap in list(gaps):
-            series.gaps.remove(gap)
+        for _ in range(n_gaps):
+            gap = series.gaps.pop(0)
             series.declared.append((gap.first, gap.n_frames))
             del series.declared[:-MAX_DECLARED]
             series.n_lost += gap.n_frames

@@ -90,6 +90,26 @@ def test_a_frame_that_comes_after_its_loss_was_declared_is_archived_and_not_lost
     assert (end.n_received, end.n_archived) == (5, 4)
 
 
+@pytest.mark.parametrize("from_feed", [True, False])
+def test_losses_and_gaps_that_alternate_keep_the_account_small(from_feed: bool) -> None:
+    """Saving is paused, say, while every second frame does not come at all."""
+    n_lost = 2000
+    account = _account(late_frames=2)
+    entries = account.begin(SeriesStart(series="a"), 1)
+    for number in range(n_lost):
+        if from_feed:
+            entries += account.miss(FeedGap(first=2 * number + 1, n_frames=1, reason="full"), 1)
+        else:
+            entries += account.lose(_frame(2 * number + 1), "paused", 1)
+    entries += _take(account, _frame(2 * n_lost - 2))
+    entries += account.end(SeriesEnd(n_frames=2 * n_lost))
+    assert max(len(entry.account) for entry in entries) < 10_000
+    end = _end(entries)
+    assert (end.n_received, end.n_archived) == (2 * n_lost, 1)
+    lost = [first + i for first, n_frames in _losses(entries) for i in range(n_frames)]
+    assert sorted(lost) == [i for i in range(2 * n_lost) if i != 2 * n_lost - 2]
+
+
 def test_frames_missing_at_the_end_are_declared() -> None:
     account = _account()
     account.begin(SeriesStart(series="a"), 1)
