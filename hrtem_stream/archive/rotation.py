@@ -60,11 +60,22 @@ def unfinished(path: Path, *, frames_per_file: int | None) -> list[Path]:
     return [part for part in parts if part.exists()]
 
 
-def files_of(path: Path, *, frames_per_file: int | None) -> dict[int, Path]:
+def files_of(
+    path: Path, *, frames_per_file: int | None, series_id: str | None = None
+) -> dict[int, Path]:
     """Give the files of the series that has a path, by number from 0, the unfinished one last.
 
     They follow each other and are of one series: what a moved file leaves, and what an older
     series left that is to be overwritten, is not among them.
+
+    Parameters
+    ----------
+    path
+        Name of the archive, without the number of a file.
+    frames_per_file
+        None for a single file.
+    series_id
+        Of the series that is asked for: where the files are of another, there are none.
 
     Raises
     ------
@@ -76,15 +87,17 @@ def files_of(path: Path, *, frames_per_file: int | None) -> dict[int, Path]:
         file = file_path(path, index, frames_per_file=frames_per_file)
         files[index] = part_path(file) if part_path(file).exists() else file
     parts = [index for index, file in files.items() if file.suffix == PART]
-    if len(files) < 2:
+    if not files or (len(files) == 1 and series_id is None):
         return files
     first = last = parts[-1] if parts else min(files)
-    series_id = _series_id(files[first])
+    found = _series_id(files[first])
+    if series_id not in (None, found):
+        return {}
     if parts:
-        while first - 1 in files and _series_id(files[first - 1]) == series_id:
+        while first - 1 in files and _series_id(files[first - 1]) == found:
             first -= 1
     else:
-        while last + 1 in files and _series_id(files[last + 1]) == series_id:
+        while last + 1 in files and _series_id(files[last + 1]) == found:
             last += 1
     return {index: files[index] for index in range(first, last + 1)}
 

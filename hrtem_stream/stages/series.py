@@ -142,8 +142,8 @@ class SortedSeries:
         One that is closed already is known then, too: its frames are there.
         """
         for path in self._paths_there(series):
-            files = self._files_at(path)
-            if not files or self._series_in(files[-1]) != series_id:
+            files = self._files_at(path, series_id)
+            if not files:
                 continue
             if files[-1].suffix == PART or self._is_continued(files[-1]):
                 self._open[series_id] = SeriesArchive.resume(
@@ -195,8 +195,8 @@ class SortedSeries:
         """
         last = None
         for path in self._paths_there(series):
-            files = self._files_at(path)
-            if files and self._series_in(files[-1]) == series_id:
+            files = self._files_at(path, series_id)
+            if files:
                 last = path, files[-1]
         if last is None or not reopen(last[1]):
             return False
@@ -399,11 +399,15 @@ class SortedSeries:
         with self._closed.open("a", encoding="utf-8") as file:
             file.writelines(f"{path}\n" for path in paths if str(path) not in known)
 
-    def _files_at(self, path: Path) -> list[Path]:
-        """List the files of the series that has a path, in order, the unfinished one last."""
+    def _files_at(self, path: Path, series_id: str) -> list[Path]:
+        """List the files of a series that have a path, in order, the unfinished one last.
+
+        There are none where they cannot be read.
+        """
         self._remove_stillborn(path)
         try:
-            return list(files_of(path, frames_per_file=self._frames_per_file).values())
+            found = files_of(path, frames_per_file=self._frames_per_file, series_id=series_id)
+            return list(found.values())
         except ArchiveError as error:
             logger.warning("%s", error)
             return []
@@ -432,15 +436,6 @@ class SortedSeries:
             return False
         is_there = bool(indices(path, frames_per_file=self._frames_per_file)) or path.exists()
         return self._archive.overwrite or not is_there
-
-    def _series_in(self, file: Path) -> str:
-        """Give the identity of the series in a file, nothing if it cannot be read."""
-        try:
-            with open_archive(file) as archive:
-                return archive.header.start.series_id
-        except ArchiveError as error:
-            logger.warning("%s", error)
-            return ""
 
     def _is_continued(self, file: Path) -> bool:
         """Tell whether a finished file is not the last one of its series."""

@@ -210,4 +210,6 @@ def test_the_files_of_a_series_end_where_those_of_an_older_one_begin(tmp_path):
     assert {n: path.name for n, path in part.items()} == {0: "s_0001.nxs", 1: "s_0002.nxs.part"}
     series._writer.close(SeriesEnd(reason=CONTINUED))
     assert list(files_of(tmp_path / "s.nxs", frames_per_file=1)) == [0, 1]
+    assert list(files_of(tmp_path / "s.nxs", frames_per_file=1, series_id="new")) == [0, 1]
+    assert files_of(tmp_path / "s.nxs", frames_per_file=1, series_id="old") == {}
     assert files_of(tmp_path / "absent.nxs", frames_per_file=1) == {}

@@ -555,7 +555,7 @@ def test_an_unfinished_archive_that_cannot_be_opened_once_is_not_overwritten(
             patch.undo()
             raise ArchiveError(f"{path} cannot be opened: Input/output error")
 
-        patch.setattr("hrtem_stream.stages.series.open_archive", fails)
+        patch.setattr("hrtem_stream.archive.rotation.open_archive", fails)
         bench.send(bench.frame(4), bench.end(5), floor=5)
         bench.turn_until(lambda: bench.sort._receipt.base == 7)
     assert _found(tmp_path) == {"s.nxs.part": ("id", [0, 1, 2, 3]), "s-2.nxs": ("id", [4])}
