@@ -17,10 +17,10 @@ lint: $(VENV)/developed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The processes of a pipeline want the machine for themselves, so their tests run by themselves.
+# Tests that start the processes of a pipeline spend half of their time waiting: two files at a time.
 unit: $(VENV)/developed
 	$(PYTEST) -n 2 -m "not slow and not gpu and not processes and not peers"
-	$(PYTEST) -m "processes and not slow and not gpu and not peers"
+	$(PYTEST) -n 2 --dist loadfile -m "processes and not slow and not gpu and not peers"
 
 # About a minute of faults against a session; see `hrtem-stream drill --help`.
 drill: $(VENV)/installed

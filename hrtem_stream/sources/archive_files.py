@@ -15,6 +15,8 @@ from hrtem_stream.sources.stack import FramePixels, FrameStack, Read, damaged, s
 if TYPE_CHECKING:
     from hrtem_stream.archive.reader import Archive
 
+FLATTENED = "amorphous regions were flattened when they were archived: scores will differ"
+
 
 def is_archive(path: Path) -> bool:
     """Say whether a file is one of our archives, and can be read."""
@@ -47,6 +49,7 @@ def archive_stack(path: Path) -> FrameStack:
         names = archive.score("name")
         times_ns = archive.score("acquired_ns")
         calibration = archive.calibration
+        is_flattened = archive.header.keep == "graphene"
     if n_frames == 0:
         raise FeedError(f"{path}: has no frame")
 
@@ -72,6 +75,7 @@ def archive_stack(path: Path) -> FrameStack:
         name=lambda row: str(names[row]) or f"{path.stem}[{row}]",
         acquired_ns=lambda row: int(times_ns[row]),
         calibration=calibration,
+        notes=(FLATTENED,) if is_flattened else (),
     )
 
 

@@ -63,5 +63,5 @@ class CalibratedSource:
         text = note_text([*earlier, *plausible.notes, *notes], calibration=calibration)
         if not text:
             return replace(start, calibration=calibration)
-        logger.warning("calibration of series %s: %s", start.series, text)
+        logger.warning("calibration of series %s: %s", start.series or "without a name", text)
         return replace(start, calibration=calibration, metadata={**start.metadata, NOTE: text})

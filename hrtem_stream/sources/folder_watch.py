@@ -300,6 +300,7 @@ class ChangeReports:
     def _listen(self) -> None:
         from watchfiles import watch
 
+        logging.getLogger("watchfiles").setLevel(logging.WARNING)
         try:
             for changes in watch(
                 self._folder, stop_event=self._stop, rust_timeout=200, yield_on_timeout=True,

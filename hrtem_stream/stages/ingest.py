@@ -350,7 +350,7 @@ class Ingest:
             case SeriesStart():
                 self._entries.extend(self._account.begin(item, now_ns))
                 self._heart.n_expected = self._account.n_expected
-                logger.info("series %s begins", item.series)
+                logger.info("series %s begins", self._account.series_name)
             case SeriesEnd():
                 self._take_end(item)
             case FeedGap():

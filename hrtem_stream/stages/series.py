@@ -181,8 +181,8 @@ class SortedSeries:
             series=start.series, series_id=series_id, n_expected=start.n_expected,
             pixel_size_nm=start.calibration.pixel_size_nm, n_archived=archive.next_row,
             n_lost=sum(loss.n_frames for loss in losses),
-            lost_reason=losses[-1].reason if losses else "", archive=str(archive.path),
-            is_closed=False,
+            lost_reason=losses[-1].reason if losses else "",
+            archive=str(archive.path.absolute()), is_closed=False,
         )  # fmt: skip
 
     def reopen(self, series: str, series_id: str) -> bool:

@@ -171,6 +171,7 @@ class Sort:
         self._told_s = 0.0
         self._status_s = 0.0
         self._full_since_s: float | None = None
+        self._closed_status: Sequence[Any] | None = None
         self._retry_at_s = 0.0
         self._is_marked = False
         self._without_image_since_s: float | None = None
@@ -497,7 +498,8 @@ class Sort:
                 self._meter.ledger_imbalance.inc(imbalance)
                 self._rankings.pop(record.series_id, None)
                 if status is not None:
-                    self._tell.send(encode_status(replace(status, is_closed=True)))
+                    self._closed_status = encode_status(replace(status, is_closed=True))
+                    self._tell.send(self._closed_status)
 
     def _wait_for_disk(self, error: ArchiveError) -> None:
         """Take a full disk as a reason to wait; anything else ends the stage."""
@@ -525,6 +527,8 @@ class Sort:
             self._status_s = now_s
             for series_id in self._series.open_ids:
                 self._tell.send(encode_status(self._series.status(series_id)))
+            if not self._series.open_ids and self._closed_status is not None:
+                self._tell.send(self._closed_status)  # for who comes between two series
 
     def _rank(self, frame: SegmentedFrame) -> int:
         """Rank a frame among those of its series so far."""

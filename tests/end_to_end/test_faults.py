@@ -62,7 +62,14 @@ def _content(path: Path) -> dict[str, list]:
 
 
 @pytest.mark.parametrize(
-    "victims", [["segment-0"], ["normalise"], ["sort"], ["ingest"], ["segment-1", "sort"]]
+    "victims",
+    [
+        pytest.param(["segment-0"], marks=pytest.mark.slow),  # the drill kills them, too
+        pytest.param(["normalise"], marks=pytest.mark.slow),
+        ["sort"],
+        ["ingest"],
+        ["segment-1", "sort"],
+    ],
 )
 def test_a_killed_stage_costs_no_frame(
     frames: Path, undisturbed: Path, tmp_path: Path, victims: list[str]

@@ -93,10 +93,12 @@ def test_an_archive_can_be_replayed_by_two_workers_several_times(
     series: Path, tmp_path: Path
 ) -> None:
     first, second = tmp_path / "first.nxs", tmp_path / "second.nxs"
-    call_json("replay", series, "--output", first, "--set", "archive.keep=all")
+    bragg = ("--segmenter", "bragg")
+    call_json("replay", series, "--output", first, "--set", "archive.keep=all", *bragg)
     report = call_json(
-        "replay", first, "--output", second, "--repeat", 3, "--workers", 2, "--codec", "zstd"
-    )
+        "replay", first, "--output", second, "--repeat", 3, "--workers", 2, "--codec", "zstd",
+        *bragg,
+    )  # fmt: skip
     assert (report["received"], report["archived"], report["lost"]) == (36, 36, 0)
     with open_archive(first) as one, open_archive(second) as three:
         assert three.scores["sequence"].tolist() == list(range(36))

@@ -616,3 +616,14 @@ def test_torn_first_frames_of_a_series_in_many_files_do_not_stop_a_successor(
 def _put_away(bench: Bench) -> None:
     bench.sort._series.abandon()
     bench.sort._threads.shutdown()
+
+
+def test_who_comes_after_the_end_still_hears_how_the_last_series_stood(bench: Bench) -> None:
+    loss = bench.control(LossRange(series="s", series_id="id", first=1, n_frames=2, reason="gap"))
+    bench.send(bench.start(), bench.frame(0), loss, bench.end(3))
+    bench.turn_until(lambda: (bench.folder / "s.nxs").exists())
+    bench.tell.sent.clear()
+    bench.turn_until(lambda: bool(bench.tell.sent))
+    status = decode_status(bench.tell.sent[-1])
+    assert (status.is_closed, status.n_archived, status.n_lost) == (True, 1, 2)
+    assert Path(status.archive).is_absolute()
