@@ -19,6 +19,7 @@ from hrtem_stream.errors import ArchiveError, LogError, SettingsError
 from hrtem_stream.pipeline.leftovers import archive_folder
 from hrtem_stream.pipeline.names import session_lock
 from hrtem_stream.settings import Settings, holds, settings_from_json
+from hrtem_stream.transport.log_format import log_id_at
 from hrtem_stream.transport.salvage import SalvagedLog, is_log
 
 logger = logging.getLogger(__name__)
@@ -94,18 +95,21 @@ def recover_folder(
         An archive cannot be written; what is there stays, and the call may be repeated.
     """
     recovery = Recovery()
-    known = [settings] if settings else list(_settings_about(folder))
+    known = [(settings, _named_logs(settings))] if settings else list(_sessions_about(folder))
     before = _finished(folder)
     done: set[Path] = set()
     running: set[Path] = set()
-    for one in known:
+    for one, named in known:
         try:
             with session_lock(one):
-                for path in _logs_of(one, folder, log):
-                    if path not in done:
+                for path in [*named, *_logs_in(folder, log)]:
+                    if path not in done and path.exists():
                         done.add(path)
                         recovery.logs.append(_empty(path, folder, one, remove_damaged))
-                if not _logs_of(one, folder, log):  # nothing of the session is needed any more
+                if not [
+                    *_named_logs(one),
+                    *_logs_in(folder, log),
+                ]:  # nothing of the session is needed any more
                     _remove_runtime(one.runtime_directory, folder)
         except SettingsError as error:
             running.add(one.frame_log_path)
@@ -120,8 +124,15 @@ def recover_folder(
         try:
             if remove_stillborn(part):
                 continue
-            written_with = _settings_of(part)
-            if written_with is None or written_with.frame_log_path not in running:
+            written_with, log_id = _origin_of(part)
+            if written_with is not None and written_with.frame_log_path in running:
+                continue
+            waiting = [path for path in _logs_with(written_with, log_id) if path not in done]
+            if waiting:
+                recovery.problems.append(
+                    f"left alone: {part}, more of it is in {waiting[0]}, of another session"
+                )
+            else:
                 recover(part)
         except ArchiveError as error:
             recovery.problems.append(str(error))
@@ -191,24 +202,34 @@ def _remove_runtime(runtime: Path, folder: Path) -> None:
             runtime.rmdir()
 
 
-def _settings_about(folder: Path) -> Iterator[Settings]:
-    """Give the settings of each session that left a frame log and archives in the folder.
+def _sessions_about(folder: Path) -> Iterator[tuple[Settings, list[Path]]]:
+    """Give the settings of each session that left frame logs and archives in the folder, and those.
 
     They are in its archives, the unfinished ones first, and, until the host goes down, among what
-    the session itself left, which may have died before it wrote an archive. Each log is named once.
+    the session itself left, which may have died before it wrote an archive. Another session of the
+    name may have begun its own log at the same path, for another folder: the log of an archive is
+    known by its identity.
     """
-    seen: set[Path] = set()
+    taken: set[Path] = set()
+    named: set[Path] = set()
     paths = sorted(folder.glob(f"*{PART}")) + sorted(folder.glob("*.nxs"))
+    origins = [_origin_of(path) for path in paths]
     left = [
         settings
         for settings in map(_settings_left, sorted(RUNTIMES.glob("*/settings.json")))
         if settings is not None and archive_folder(settings).resolve() == folder.resolve()
     ]
-    for settings in itertools.chain(map(_settings_of, paths), left):
-        if settings is not None and settings.frame_log_path not in seen:
-            seen.add(settings.frame_log_path)
-            if _logs_of(settings, folder, None):
-                yield settings
+    sessions = itertools.chain(
+        ((settings, _logs_with(settings, log_id)) for settings, log_id in origins),
+        ((settings, _named_logs(settings)) for settings in left),
+    )
+    lying = _logs_in(folder, None)
+    for settings, logs in sessions:
+        new = [path for path in logs if path not in taken]
+        if settings is not None and (new or (lying and settings.frame_log_path not in named)):
+            taken.update(new)
+            named.add(settings.frame_log_path)
+            yield settings, new
 
 
 def _has_damaged_part(folder: Path) -> bool:
@@ -230,20 +251,28 @@ def _settings_left(path: Path) -> Settings | None:
         return None
 
 
-def _settings_of(path: Path) -> Settings | None:
-    """Read the settings of the session that wrote an archive, None where it does not tell."""
+def _origin_of(path: Path) -> tuple[Settings | None, int]:
+    """Read the settings of an archive's session, None if not told, and the identity of its log."""
+    log_id = 0
     try:
         with open_archive(path) as archive:
-            return settings_from_json(archive.header.provenance.get("settings", ""))
+            log_id = archive.header.log_id
+            return settings_from_json(archive.header.provenance.get("settings", "")), log_id
     except (ArchiveError, SettingsError) as error:
         logger.debug("%s does not say how it was written: %s", path, error)
-        return None
+        return None, log_id
 
 
-def _logs_of(settings: Settings, folder: Path, log: Path | None) -> list[Path]:
+def _named_logs(settings: Settings) -> list[Path]:
+    """List the logs that lie where a session has its log, whoever began them."""
     path = settings.frame_log_path
-    named = [path] if path.exists() else []
-    return [*named, *logs_left(settings), *_logs_in(folder, log)]
+    return [*([path] if path.exists() else []), *logs_left(settings)]
+
+
+def _logs_with(settings: Settings | None, log_id: int) -> list[Path]:
+    """List those of the named logs that have an identity, or none that can be read."""
+    named = _named_logs(settings) if settings is not None else []
+    return [path for path in named if log_id_at(path) in (log_id, None)]
 
 
 def _logs_in(folder: Path, log: Path | None) -> list[Path]:
