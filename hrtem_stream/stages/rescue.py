@@ -357,7 +357,7 @@ def _settle(sort: Sort, *, n_held: int) -> None:
     moved_s, before = time.monotonic(), sort.n_held
     while sort.n_held > n_held and time.monotonic() - moved_s < STUCK_S:
         sort.turn()
-        if sort.n_held != before:
+        if sort.n_held != before or sort.is_encoding:
             moved_s, before = time.monotonic(), sort.n_held
 
 

@@ -198,6 +198,13 @@ class Sort:
         """Records that came and are not settled yet."""
         return len(self._held)
 
+    @property
+    def is_encoding(self) -> bool:
+        """Whether a frame is being encoded, which takes long while that is still compiled."""
+        return any(
+            held.encoding is not None and not held.encoding.done() for held in self._held.values()
+        )
+
     def close(self) -> None:
         """Let go of the threads; the archives stay open."""
         self._threads.shutdown(cancel_futures=True)
