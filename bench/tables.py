@@ -1,4 +1,4 @@
-"""Make the README's table of speed from results: `python -m bench.tables RESULTS.json`."""
+"""Make the table of speed in docs/measured.md from results: `python -m bench.tables RESULTS.json`."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 BEGIN, END = "<!-- speed: made by python -m bench.tables -->", "<!-- end of speed -->"
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "measured.md"
 
 
 def main() -> None:
     found = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    text = README.read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     if not after:
-        sys.exit(f"README must hold {BEGIN} and {END}")
-    README.write_text(f"{before}{BEGIN}\n{table(found)}{END}{after}", encoding="utf-8")
+        sys.exit(f"{PAGE} must hold {BEGIN} and {END}")
+    PAGE.write_text(f"{before}{BEGIN}\n{table(found)}{END}{after}", encoding="utf-8")
 
 
 def table(found: dict[str, Any]) -> str:
