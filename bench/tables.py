@@ -1,4 +1,4 @@
-"""Make the table of speed in docs/measured.md from results: `python -m bench.tables RESULTS.json`."""
+"""Make the table of speed in docs/measured.md: `python -m bench.tables RESULTS.json`."""
 
 from __future__ import annotations
 
