@@ -7,6 +7,9 @@ First the source alone: it receives and decodes as fast as it can, and nothing e
 the frames. Then a session: all stages, Bragg filter, codec zstd, to a verified ledger. The feeds
 send what the simulated camera took, as fast as it is taken; `cpu` is the processor time of the
 process that receives, less its start. It keeps its memory mapped, as `ingest` does.
+
+`--feeds direct_electron` is the camera twin de-twin (`make peers`), which sets the pace: `cpu` is
+what to read. It is timed as a source alone, over one acquisition.
 """
 
 from __future__ import annotations
@@ -52,6 +55,12 @@ def main() -> None:
     for size in map(int, options.sizes.split(",")):
         for feed in options.feeds.split(","):
             row = {"feed": feed, "size": size}
+            if feed == "direct_electron":
+                row |= _measure_twin(size, n_frames=round(20 * options.seconds))
+                rows.append(row)
+                if not options.json:
+                    _print(row)
+                continue
             row |= _measure_source(feed, size, options.seconds)
             if not options.source_only:
                 row |= _measure_session(feed, size, options.seconds)
@@ -88,6 +97,54 @@ def _measure_source(feed: str, size: int, seconds: float) -> dict[str, Any]:
         simulator.kill()
         simulator.wait()
     return {"source_frames_per_s": n_frames / took_s, "source_cpu_ms": 1e3 * cpu_s / n_frames}
+
+
+def _measure_twin(size: int, n_frames: int) -> dict[str, Any]:
+    import deapi
+
+    with (
+        socket.create_server(("127.0.0.1", 0)) as one,
+        socket.create_server(("127.0.0.1", 0)) as two,
+    ):
+        ports = [listener.getsockname()[1] for listener in (one, two)]
+    command = [
+        Path(sys.executable).parent / "de-twin", "serve", "--host", "127.0.0.1",
+        "--camera", "DESim", "--soap", ports[0], "--deapi", ports[1], "--specimen", "Au thin film 20 nm",
+    ]  # fmt: skip
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    twin = subprocess.Popen(list(map(str, command)), **quiet)  # type: ignore[call-overload]
+    values = {
+        "feed": f"direct_electron tcp://127.0.0.1:{ports[1]}",
+        "feed.direct_electron.start": "true",
+        "feed.direct_electron.n_frames": str(n_frames),
+    }
+    try:
+        client = deapi.Client()
+        client.usingMmf = False
+        while twin.poll() is None:
+            try:
+                client.connect("127.0.0.1", ports[1])
+                break
+            except OSError:
+                time.sleep(0.5)
+        client["Simulator Auto References"] = "Off"
+        client.set_hw_roi(0, 0, size, size)
+        client["Frames Per Second"] = 1000
+        client["Grabbing - Frames Per Buffer"] = 8
+        source = make_feed(load_settings(None, values))
+        source.open(None)
+        while not isinstance(source.receive(0.1), FeedFrame):
+            continue
+        began_s, began_cpu_s = time.monotonic(), time.process_time()
+        n_got = 0
+        while n_got < n_frames - 1 and time.monotonic() - began_s < 60:
+            n_got += isinstance(source.receive(0.1), FeedFrame)
+        took_s, cpu_s = time.monotonic() - began_s, time.process_time() - began_cpu_s
+        source.close()
+    finally:
+        twin.kill()
+        twin.wait()
+    return {"source_frames_per_s": n_got / took_s, "source_cpu_ms": 1e3 * cpu_s / n_got}
 
 
 def _measure_session(feed: str, size: int, seconds: float) -> dict[str, Any]:
