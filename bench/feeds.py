@@ -107,9 +107,10 @@ def _measure_twin(size: int, n_frames: int) -> dict[str, Any]:
         socket.create_server(("127.0.0.1", 0)) as two,
     ):
         ports = [listener.getsockname()[1] for listener in (one, two)]
+    twin_command = Path(sys.executable).parent / "de-twin"
     command = [
-        Path(sys.executable).parent / "de-twin", "serve", "--host", "127.0.0.1",
-        "--camera", "DESim", "--soap", ports[0], "--deapi", ports[1], "--specimen", "Au thin film 20 nm",
+        twin_command, "serve", "--host", "127.0.0.1", "--camera", "DESim",
+        "--soap", ports[0], "--deapi", ports[1], "--specimen", "Au thin film 20 nm",
     ]  # fmt: skip
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     twin = subprocess.Popen(list(map(str, command)), **quiet)  # type: ignore[call-overload]
