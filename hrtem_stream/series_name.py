@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 MAX_CHARACTERS: Final = 128
@@ -12,6 +13,7 @@ _FORBIDDEN: Final = frozenset('/\\:*?"<>|')
 """Separators of paths, and what common file systems refuse."""
 
 
+@lru_cache(maxsize=16)  # asked for each frame of a series, at each hop
 def series_name_fault(name: str) -> str:
     """Say what keeps `name` from naming a series, in words; empty when it may.
 

@@ -28,14 +28,8 @@ from hrtem_stream.sources.files import open_frames
 from hrtem_stream.sources.native_wire import FeedLimits, decode_feed_message
 from hrtem_stream.transport.delivery import Acknowledgement
 from hrtem_stream.transport.frame_log import FrameLog, read_log
-from hrtem_stream.transport.wire import (
-    decode,
-    decode_record,
-    decode_status,
-    decode_summary,
-    encode,
-    encode_record,
-)
+from hrtem_stream.transport.summaries import decode_status, decode_summary
+from hrtem_stream.transport.wire import decode, decode_record, encode, encode_record
 from tests.hostile_wire import FAULTY, PIXELS, REJECTED, START
 from tests.stages.frames import header, normalised, raw, segmented
 

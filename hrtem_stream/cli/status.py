@@ -69,7 +69,7 @@ class _Onlooker:
         from hrtem_stream.pipeline.security import metrics_token
         from hrtem_stream.transport.guard import Guard
         from hrtem_stream.transport.sockets import Subscriber, make_context
-        from hrtem_stream.transport.wire import STATUS_TOPIC
+        from hrtem_stream.transport.summaries import STATUS_TOPIC
         from hrtem_stream.web.watch import Watch
 
         is_open = settings.security.insecure == "everything"

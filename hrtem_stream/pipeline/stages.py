@@ -233,10 +233,12 @@ def _run_sort(
     from hrtem_stream.transport.sockets import (
         HEADER_HIGH_WATER,
         SUMMARY_HIGH_WATER,
+        Announcer,
         Publisher,
         Subscriber,
         make_context,
     )
+    from hrtem_stream.transport.summaries import SUMMARY_TOPIC
 
     context, guard = make_context(), make_guard(settings)
     high_water = 4 * settings.ingest.window + 64
@@ -244,9 +246,9 @@ def _run_sort(
         context, settings.endpoint("acknowledged"), bind=True, high_water=HEADER_HIGH_WATER,
         guard=guard,
     )  # fmt: skip
-    tell = Publisher(
-        context, settings.endpoint("summaries"), bind=True, high_water=SUMMARY_HIGH_WATER,
-        guard=guard,
+    tell = Announcer(
+        context, settings.endpoint("summaries"), bind=True, topics=[SUMMARY_TOPIC],
+        high_water=SUMMARY_HIGH_WATER, guard=guard,
     )  # fmt: skip
     inbox = Subscriber(
         context, settings.endpoint("segmented"), bind=True, topics=[b""], high_water=high_water,

@@ -80,6 +80,11 @@ class _Series:
     """First and number of the frames declared lost lately, to know a very late one."""
     jumped_to: int = -1
     """Sequence number after an impossible jump; the next frame tells whether the feed meant it."""
+    start_fields: dict[str, Any] = field(init=False)
+    """The start without its metadata, as each record carries it."""
+
+    def __post_init__(self) -> None:
+        self.start_fields = asdict(replace(self.start, metadata={}))
 
 
 class SeriesAccount:
@@ -254,7 +259,7 @@ class SeriesAccount:
         content = None
         if series is not None:
             content = {
-                "start": asdict(replace(series.start, metadata={})),
+                "start": series.start_fields,
                 "numbers": [
                     series.row, series.expected, series.n_lost, series.n_repeated,
                     series.n_republished_before, series.jumped_to,

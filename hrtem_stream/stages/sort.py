@@ -14,7 +14,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from numpy.typing import NDArray
@@ -22,10 +22,8 @@ from numpy.typing import NDArray
 from hrtem_stream.archive.encoding import EncodedFrame, SetAsideFrame
 from hrtem_stream.errors import ArchiveError, FrameError, LogError, WireError
 from hrtem_stream.messages import (
-    Bits,
     ControlRecord,
     FrameHeader,
-    FrameSummary,
     LossRange,
     Mark,
     Pixels,
@@ -35,11 +33,11 @@ from hrtem_stream.messages import (
 )
 from hrtem_stream.runtime.heart import Heart
 from hrtem_stream.runtime.meter import Meter
-from hrtem_stream.science.ranking import LiveRanking
-from hrtem_stream.science.working_scale import reduce_mask
+from hrtem_stream.stages import announcements
+from hrtem_stream.stages.announcements import Announcements, latency_of
 from hrtem_stream.stages.series import PLACEHOLDER, Encoders, SortedSeries
 from hrtem_stream.transport.delivery import Receipt
-from hrtem_stream.transport.wire import decode, encode_status, encode_summary
+from hrtem_stream.transport.wire import decode
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +89,7 @@ class Stop(Protocol):
 
 
 class Outbox(Protocol):
-    """Where acknowledgements or summaries go."""
+    """Where acknowledgements go."""
 
     def send(self, parts: Sequence[Any]) -> None:
         """Send one."""
@@ -134,7 +132,7 @@ class Sort:
         reader: LogReader,
         inbox: Inbox,
         acknowledge: Outbox,
-        tell: Outbox,
+        tell: announcements.Outbox,
         meter: Meter,
         heart: Heart,
         stop: Stop,
@@ -150,7 +148,7 @@ class Sort:
         self._reader = reader
         self._inbox = inbox
         self._acknowledge = acknowledge
-        self._tell = tell
+        self._announcements = Announcements(tell)
         self._meter = meter
         self._heart = heart
         self._stop = stop
@@ -161,7 +159,6 @@ class Sort:
         self._clock_ns = clock_ns
         self._receipt = Receipt(incarnation=secrets.randbits(63))
         self._held: dict[int, _Held] = {}
-        self._rankings: dict[str, LiveRanking] = {}
         self._encoders = Encoders(series.codec, series.keep)
         self._threads = ThreadPoolExecutor(n_threads, thread_name_prefix="encode")
         meter.stopwatch.n_threads = n_threads
@@ -171,7 +168,6 @@ class Sort:
         self._told_s = 0.0
         self._status_s = 0.0
         self._full_since_s: float | None = None
-        self._closed_status: Sequence[Any] | None = None
         self._retry_at_s = 0.0
         self._is_marked = False
         self._without_image_since_s: float | None = None
@@ -420,7 +416,7 @@ class Sort:
         if self._series.is_known(series_id) or _is_void(message):
             return True
         if self._series.resume(name, series_id):
-            self._rankings[series_id] = self._series.ranking(series_id)
+            self._announcements.follow(series_id, self._series.ranking(series_id))
             return True
         following = self._following(series_id)
         first = next((m.header for m in following if _is_image(m)), None)
@@ -475,6 +471,7 @@ class Sort:
         self._series.append(fitting, archived_ns)
         for frame, encoded in fitting:
             self._count(frame, encoded, archived_ns)
+        self._announcements.tell_frames((frame for frame, _ in fitting), archived_ns)
 
     def _set_aside(self, frame: SegmentedFrame, encoded: Encoded) -> SetAsideFrame:
         """Keep the bytes of a frame that does not fit the images of its series."""
@@ -503,10 +500,9 @@ class Sort:
                     record, message.delivery.ordinal, self._receipt.n_duplicates
                 )
                 self._meter.ledger_imbalance.inc(imbalance)
-                self._rankings.pop(record.series_id, None)
+                self._announcements.forget(record.series_id)
                 if status is not None:
-                    self._closed_status = encode_status(replace(status, is_closed=True))
-                    self._tell.send(self._closed_status)
+                    self._announcements.tell_closed(status)
 
     def _wait_for_disk(self, error: ArchiveError) -> None:
         """Take a full disk as a reason to wait; anything else ends the stage."""
@@ -532,45 +528,20 @@ class Sort:
         self._meter.queue_frames.set(len(self._held))
         if now_s - self._status_s >= STATUS_INTERVAL_S:
             self._status_s = now_s
-            for series_id in self._series.open_ids:
-                self._tell.send(encode_status(self._series.status(series_id)))
-            if not self._series.open_ids and self._closed_status is not None:
-                self._tell.send(self._closed_status)  # for who comes between two series
-
-    def _rank(self, frame: SegmentedFrame) -> int:
-        """Rank a frame among those of its series so far."""
-        ranking = self._rankings.setdefault(frame.header.series_id, LiveRanking())
-        ranking.insert(frame.header.row, frame.graphene_fraction)
-        return ranking.rank(frame.header.row, frame.graphene_fraction)
+            self._announcements.tell_status(
+                [self._series.status(series_id) for series_id in self._series.open_ids]
+            )
 
     def _count(self, frame: SegmentedFrame, encoded: Encoded, archived_ns: int) -> None:
         header = frame.header
-        latency_s = max(0.0, (archived_ns - header.received_ns) / 1e9)
         n_stored = encoded.stored_bytes if isinstance(encoded, EncodedFrame) else header.n_bytes
         self._heart.n_done += 1
         self._meter.frames_sent.inc()
         self._meter.raw_bytes.inc(header.n_bytes)
         self._meter.stored_bytes.inc(n_stored)
-        self._meter.frame_age_seconds.observe(latency_s)
+        self._meter.frame_age_seconds.observe(latency_of(frame, archived_ns))
         if frame.method != "none":
             self._meter.graphene_ratio.observe(frame.graphene_fraction)
-        summary = FrameSummary(
-            series=header.series, series_id=header.series_id, sequence=header.sequence,
-            row=header.row, name=header.name, shape=header.shape, method=frame.method,
-            fault=header.fault, graphene_fraction=frame.graphene_fraction,
-            amorphous_fraction=frame.amorphous_fraction, vacuum_fraction=frame.vacuum_fraction,
-            beam_off_fraction=frame.beam_off_fraction, confidence=frame.confidence,
-            received_ns=header.received_ns,
-            agreement=frame.agreement, rank=self._rank(frame), latency_s=latency_s,
-            thumbnail=frame.thumbnail, amorphous=_as_thumbnail(frame), vacuum=frame.vacuum,
-        )  # fmt: skip
-        self._tell.send(encode_summary(summary))
-
-
-def _as_thumbnail(frame: SegmentedFrame) -> Bits:
-    """Give the mask at the size of the thumbnail."""
-    rows, columns = frame.thumbnail.shape
-    return reduce_mask(frame.amorphous, shape=(rows, columns))
 
 
 def _series_of(message: SegmentedFrame | ControlRecord) -> tuple[str, str]:

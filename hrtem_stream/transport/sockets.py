@@ -14,7 +14,8 @@ from hrtem_stream.addresses import leaves_host
 from hrtem_stream.errors import SettingsError
 from hrtem_stream.transport.guard import LOOPBACK_ONLY, Guard
 from hrtem_stream.transport.link import RECONNECT_MS, Link, prepare_for_network
-from hrtem_stream.transport.wire import MAX_SIDE, Part
+from hrtem_stream.transport.parts import Part
+from hrtem_stream.transport.wire import MAX_SIDE
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,64 @@ class Publisher:
         """Close the socket; what is not on its way yet is dropped (the log has it)."""
         self._line.close()
         self._socket.close()
+
+
+class Announcer:
+    """A publisher that knows whether anybody listens, so that nothing is made for nobody.
+
+    Parameters
+    ----------
+    topics
+        What may be asked about; `send` takes others as well.
+    context, endpoint, bind, high_water, guard
+        As for `Publisher`; here the high-water mark may lie lower, and slow listeners lose.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[Any],
+        endpoint: str,
+        *,
+        bind: bool,
+        topics: Sequence[bytes],
+        high_water: int,
+        guard: Guard = LOOPBACK_ONLY,
+    ) -> None:
+        self._topics = tuple(topics)
+        self._wanted: set[bytes] = set()
+        """Beginnings of our topics that somebody subscribed to."""
+        self._socket = _socket(context, zmq.XPUB, high_water)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_SUBSCRIPTION_BYTES)
+        self._line = _Line(self._socket, endpoint, bind=bind, guard=guard)
+
+    def is_heard(self, topic: bytes) -> bool:
+        """Tell whether anybody has subscribed to a topic."""
+        while True:
+            try:
+                told = self._socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            self._note(told[:1], told[1:])
+        return any(topic.startswith(beginning) for beginning in self._wanted)
+
+    def send(self, parts: Sequence[Part]) -> None:
+        """Send a message to who listens; never blocks."""
+        self._line.mend()
+        self._socket.send_multipart(parts)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._line.close()
+        self._socket.close()
+
+    def _note(self, change: bytes, beginning: bytes) -> None:
+        """Take in the first subscription to a beginning, or the end of the last one."""
+        if not any(topic.startswith(beginning) for topic in self._topics):
+            return  # whoever asks for what there is not must not fill the memory
+        if change == b"\x01":
+            self._wanted.add(beginning)
+        elif change == b"\x00":
+            self._wanted.discard(beginning)
 
 
 class Subscriber:

@@ -26,7 +26,7 @@ from hrtem_stream.messages import FrameSummary, SeriesStatus
 from hrtem_stream.runtime.pause import go_on, pause, paused_since
 from hrtem_stream.runtime.readings import Reading, read_process
 from hrtem_stream.settings import Settings
-from hrtem_stream.transport.wire import (
+from hrtem_stream.transport.summaries import (
     STATUS_TOPIC,
     SUMMARY_TOPIC,
     decode_status,

@@ -33,13 +33,13 @@ from hrtem_stream.stages.sort import Sort
 from hrtem_stream.transport.delivery import Acknowledgement
 from hrtem_stream.transport.frame_log import FrameLog, FrameLogReader
 from hrtem_stream.transport.log_format import LoggedRecord, pixels_offset
-from hrtem_stream.transport.wire import (
+from hrtem_stream.transport.summaries import (
     STATUS_TOPIC,
     SUMMARY_TOPIC,
     decode_status,
     decode_summary,
-    encode,
 )
+from hrtem_stream.transport.wire import encode
 from tests.stages.frames import SHAPE, delivery, segmented
 
 
@@ -61,6 +61,10 @@ class Inbox:
 class Outbox:
     def __init__(self) -> None:
         self.sent: list[Any] = []
+        self.heard = {SUMMARY_TOPIC}
+
+    def is_heard(self, topic: bytes) -> bool:
+        return topic in self.heard
 
     def send(self, parts: Any) -> None:
         self.sent.append(parts)
@@ -286,6 +290,20 @@ def test_watchers_hear_of_each_frame(bench: Bench) -> None:
     bench.send(bench.start(), *(bench.frame(row) for row in range(3)))
     bench.turn_until(lambda: len(_told(bench, SUMMARY_TOPIC)) == 3)
     assert [decode_summary(parts).row for parts in _told(bench, SUMMARY_TOPIC)] == [0, 1, 2]
+
+
+def test_no_summary_is_made_for_nobody_and_who_comes_later_hears_the_right_rank(
+    bench: Bench,
+) -> None:
+    bench.tell.heard.clear()
+    bench.send(bench.start(), *(bench.frame(row) for row in range(3)))
+    bench.turn_until(lambda: bench.sort._receipt.base == 4)
+    assert not _told(bench, SUMMARY_TOPIC)
+    bench.tell.heard.add(SUMMARY_TOPIC)
+    bench.send(bench.frame(3))
+    bench.turn_until(lambda: bool(_told(bench, SUMMARY_TOPIC)))
+    (summary,) = map(decode_summary, _told(bench, SUMMARY_TOPIC))
+    assert (summary.row, summary.rank) == (3, 3), "each frame has less graphene than the last"
 
 
 def test_watchers_hear_how_the_series_stands_and_that_it_ended(bench: Bench) -> None:

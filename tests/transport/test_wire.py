@@ -27,16 +27,18 @@ from hrtem_stream.messages import (
     SeriesStart,
     SeriesStatus,
 )
+from hrtem_stream.transport.summaries import (
+    decode_status,
+    decode_summary,
+    encode_status,
+    encode_summary,
+)
 from hrtem_stream.transport.wire import (
     WIRE_VERSION,
     decode,
     decode_record,
-    decode_status,
-    decode_summary,
     encode,
     encode_record,
-    encode_status,
-    encode_summary,
     topic,
 )
 

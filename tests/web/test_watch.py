@@ -12,7 +12,7 @@ from hrtem_stream.archive.reader import open_archive
 from hrtem_stream.errors import ArchiveError
 from hrtem_stream.runtime.pause import paused_since
 from hrtem_stream.settings import Settings, load_settings
-from hrtem_stream.transport.wire import encode_status, encode_summary
+from hrtem_stream.transport.summaries import encode_status, encode_summary
 from hrtem_stream.web.images import Images
 from hrtem_stream.web.watch import Watch
 from tests.archive.series import archive_of
