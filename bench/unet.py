@@ -1,30 +1,26 @@
-"""Milliseconds per 256 × 256 image of both networks, for each engine, with 1 and 2 threads.
+"""Milliseconds per 256 × 256 image of both networks, for each engine, with one and two threads.
 
-Run:  python -m bench.unet [--json bench/results/unet.json --rounds 7]
+Run:  python -m bench unet [--json] [--output FILE] [--seconds S]
 
 All engines take turns in each round, so that whatever else the machine does hits all of them
-alike; the least and the median over the rounds are reported, and the median of the processor time,
-which other work disturbs least. `plain` is what torch does when nothing is asked for; `segmenter`
-is what the pipeline runs, on a processor one image at a time. Beside them stand the machine's
-matrix products, measured in the same run, and the share of them that the network's arithmetic
-reaches. With a GPU its engines follow, copies to it and back included.
+alike. With one thread the time is that of the processor, which other work disturbs least; with two
+it is that of the clock. `plain` is the published network as torch runs it when nothing is asked
+for, and the reference of all; the limit of each is its own arithmetic at the speed of a large
+matrix product of the same precision, measured in the same rounds. `segmenter` is what the pipeline
+runs, on a processor one image at a time, from array to mask. With a GPU its engines follow, copies
+to it and back included, and its memory beside the published 710 MiB.
 """
 
 from __future__ import annotations
 
-import argparse
-import itertools
-import json
-import os
-import platform
 import statistics
-import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from bench.row import Row, row
@@ -33,182 +29,77 @@ from hrtem_stream.unet.fast import FastConfig
 from hrtem_stream.unet.inference import UNetSegmenter
 from hrtem_stream.unet.paper import PaperConfig
 
-BATCH = 8
+BATCH = 4
 SIDE = 256
+MATRIX = 2048
 NETWORKS: dict[str, Config] = {"paper": PaperConfig(), "fast": FastConfig()}
+PUBLISHED_MIB = 710.0
+GPU_BATCHES = (8, 64, 256)
+CLOCKS: dict[int, tuple[str, Callable[[], float]]] = {
+    1: ("1 thread, processor time", time.process_time),
+    2: ("2 threads, by the clock", time.perf_counter),
+}
 
-Engine = Callable[[], object]
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """One way to run a network."""
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--compiled", action="store_true", help="add torch.compile (a minute each)")
-    arguments = parser.parse_args()
-    images = np.random.default_rng(0).standard_normal((BATCH, SIDE, SIDE)).astype(np.float32)
-    found: dict[str, dict[str, float]] = {}
-    for n_threads in (1, 2):
-        torch.set_num_threads(n_threads)
-        engines = {
-            f"{name} {engine}, {n_threads} thread(s)": run
-            for name, config in NETWORKS.items()
-            for engine, run in cpu_engines(config, images, compiled=arguments.compiled).items()
-        }
-        times = measured(engines, n_images=BATCH, n_rounds=arguments.rounds)
-        peak = peaks(n_threads, n_rounds=arguments.rounds)
-        found |= times | peak | ratios(times, peak, n_threads)
-    if torch.cuda.is_available():
-        for name, config in NETWORKS.items():
-            found |= gpu_engines(name, config, n_rounds=arguments.rounds)
-    for name, values in found.items():
-        line = "  ".join(f"{key} {value:9.3f}" for key, value in values.items())
-        sys.stdout.write(f"{name:44s} {line}\n")
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps({"machine": machine(), "results": found}, indent=1))
+    network: str
+    name: str
+    precision: torch.dtype
+    run: Callable[[], object]
+    """Works on `BATCH` images."""
+
+    def __str__(self) -> str:
+        return f"U-Net {self.network}, {self.name}"
 
 
 def measure(seconds: float) -> list[Row]:
-    """Measure what ships on a processor beside the paper's network in plain torch, one thread."""
-    images = np.random.default_rng(0).standard_normal((BATCH, SIDE, SIDE)).astype(np.float32)
-    torch.set_num_threads(1)
-    plain = cpu_engines(PaperConfig(), images, compiled=False)["plain float32"]
-    fast = cpu_engines(FastConfig(), images, compiled=False)
-    engines = {
-        "plain": plain,
-        "bfloat16": fast["segmenter bfloat16"],
-        "float32": fast["segmenter float32"],
-    }
-    times: dict[str, list[float]] = {name: [] for name in engines}
-    end = time.monotonic() + (seconds or 15.0)
-    for n_round in itertools.count():
-        for name, run in engines.items():
-            began = time.process_time()
-            run()
-            if n_round:
-                times[name].append((time.process_time() - began) / BATCH * 1e3)
-        if time.monotonic() > end and n_round >= 3:
-            break
-    reference = statistics.median(times["plain"])
-    return [
-        row(
-            f"U-Net fast, {name}, 256² image, one thread "
-            "(reference: the paper's network in plain torch)",
-            times[name], "ms", reference=reference,
-        )
-        for name in ("bfloat16", "float32")
-    ]  # fmt: skip
+    """Measure every engine there is, on the processor and on the GPU."""
+    rows = []
+    n_threads_before = torch.get_num_threads()
+    for n_threads in CLOCKS:
+        torch.set_num_threads(n_threads)
+        torch.compiler.reset()  # what was compiled for one thread would go on with one
+        rows += _cpu_rows(n_threads, seconds=seconds or 20.0)
+    torch.set_num_threads(n_threads_before)
+    if torch.cuda.is_available():
+        for name in NETWORKS:
+            rows += _gpu_rows(name, n_rounds=7)
+    return rows
 
 
-def cpu_engines(config: Config, images: np.ndarray, *, compiled: bool) -> dict[str, Engine]:
-    """Return the engines to compare, each of which works on the whole batch."""
+def cpu_engines(name: str, images: NDArray[np.float32]) -> list[Engine]:
+    """Return the engines for a network on the processor."""
     torch.manual_seed(0)
-    network = build(config).eval()
+    network = build(NETWORKS[name]).eval()
+    last = build(NETWORKS[name]).eval().to(memory_format=torch.channels_last)
+    coarse = build(NETWORKS[name]).eval().to(torch.bfloat16, memory_format=torch.channels_last)
+    fused = torch.compile(coarse)
     batch = torch.from_numpy(images)[:, None]
-    last = build(config).eval().to(memory_format=torch.channels_last)
-    coarse = build(config).eval().to(torch.bfloat16, memory_format=torch.channels_last)
-    segmenters = {
-        f"segmenter {words}": UNetSegmenter(network, precision=precision, max_batch=max_batch)
-        for words, precision, max_batch in (
-            ("float32", torch.float32, 1),
-            ("bfloat16", torch.bfloat16, 1),
-            ("bfloat16, batch 8", torch.bfloat16, BATCH),
+    single, half = torch.float32, torch.bfloat16
+    layers = [
+        ("plain float32", single, network),
+        ("channels_last float32", single, last),
+        ("channels_last bfloat16", half, coarse),
+        ("compiled bfloat16", half, fused),
+    ]
+    engines = [
+        Engine(network=name, name=words, precision=precision, run=_running(module, batch))
+        for words, precision, module in layers
+    ]
+    for words, precision in (("float32", single), ("bfloat16", half)):
+        segmenter = UNetSegmenter(network, precision=precision, max_batch=1)
+        engines.append(
+            Engine(
+                network=name,
+                name=f"segmenter {words}",
+                precision=precision,
+                run=_segmenting(segmenter, images),
+            )
         )
-    }
-    engines: dict[str, Engine] = {
-        "plain float32": lambda: _run(network, batch),
-        "channels_last float32": lambda: _run(last, batch),
-        "channels_last bfloat16": lambda: _run(coarse, batch),
-        **{name: _segmenting(segmenter, images) for name, segmenter in segmenters.items()},
-    }
-    if compiled:
-        fused = torch.compile(coarse)
-        engines["compiled bfloat16"] = lambda: _run(fused, batch)
     return engines
-
-
-def gpu_engines(name: str, config: Config, *, n_rounds: int) -> dict[str, dict[str, float]]:
-    """Measure a GPU with host-to-device copies, and its memory."""
-    found: dict[str, dict[str, float]] = {}
-    for batch in (8, 64, 256):
-        n_images = 8 * batch  # several batches, so that copies go on beside the work
-        images = np.random.default_rng(0).standard_normal((n_images, SIDE, SIDE), np.float32)
-        torch.cuda.reset_peak_memory_stats()
-        segmenter = UNetSegmenter(
-            build(config), device="cuda", precision=torch.bfloat16, max_batch=batch
-        )
-        key = f"{name} cuda bfloat16, batch {batch}"
-        found |= measured(
-            {key: _segmenting(segmenter, images)}, n_images=n_images, n_rounds=n_rounds
-        )
-        found[key]["images_per_s"] = 1e3 / found[key]["median_ms"]
-        found[key]["MiB"] = torch.cuda.max_memory_allocated() / 2**20
-    return found
-
-
-def measured(
-    engines: dict[str, Engine], *, n_images: int, n_rounds: int
-) -> dict[str, dict[str, float]]:
-    """Return least and median milliseconds per image of each engine."""
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in engines}
-    for n_round in range(n_rounds + 1):
-        for name, run in engines.items():
-            started, worked = time.perf_counter(), time.process_time()
-            run()
-            if n_round:
-                took = time.perf_counter() - started, time.process_time() - worked
-                times[name].append((took[0] / n_images * 1e3, took[1] / n_images * 1e3))
-    return {
-        name: {
-            "least_ms": min(wall for wall, _ in each),
-            "median_ms": statistics.median(wall for wall, _ in each),
-            "cpu_ms": statistics.median(cpu for _, cpu in each),
-        }
-        for name, each in times.items()
-    }
-
-
-def peaks(n_threads: int, *, n_rounds: int) -> dict[str, dict[str, float]]:
-    """Return the speed of large matrix products in GFLOP, per second and per processor second."""
-    n = 2048
-    found = {}
-    for precision in (torch.float32, torch.bfloat16):
-        a = torch.randn(n, n).to(precision)
-        wall, cpu = [], []
-        for _ in range(n_rounds + 1):
-            started, worked = time.perf_counter(), time.process_time()
-            a @ a
-            wall.append(time.perf_counter() - started)
-            cpu.append(time.process_time() - worked)
-        name = f"matrix product {precision}, {n_threads} thread(s)".replace("torch.", "")
-        found[name] = {
-            "gflop_per_s": 2e-9 * n**3 / min(wall),
-            "gflop_per_cpu_s": 2e-9 * n**3 / min(cpu),
-        }
-    return found
-
-
-def ratios(
-    times: dict[str, dict[str, float]], peak: dict[str, dict[str, float]], n_threads: int
-) -> dict[str, dict[str, float]]:
-    """Compare the default with the published network, and both with the machine."""
-    end = f", {n_threads} thread(s)"
-    published = times[f"paper plain float32{end}"]
-    default = times[f"fast segmenter bfloat16{end}"]
-    gigaflop = {name: 2e-9 * n_products(config) for name, config in NETWORKS.items()}
-    reached = {
-        f"{name}_share_of_peak": gigaflop[name]
-        / (times[f"{name} channels_last bfloat16{end}"]["cpu_ms"] * 1e-3)
-        / peak[f"matrix product bfloat16{end}"]["gflop_per_cpu_s"]
-        for name in NETWORKS
-    }
-    ratio = published["median_ms"] / default["median_ms"]
-    cpu_ratio = published["cpu_ms"] / default["cpu_ms"]
-    return {
-        f"published plain over default{end}": {"median": ratio, "cpu": cpu_ratio},
-        f"arithmetic{end}": {f"{name}_gflop": value for name, value in gigaflop.items()} | reached,
-    }
 
 
 def n_products(config: Config) -> float:
@@ -229,36 +120,93 @@ def n_products(config: Config) -> float:
     return float(sum(counted))
 
 
-def machine() -> dict[str, object]:
-    """Describe where this ran."""
-    return {
-        "processor": _processor(),
-        "n_cpus": os.cpu_count(),
-        "load": os.getloadavg()[0],
-        "torch": torch.__version__,
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
+def _cpu_rows(n_threads: int, *, seconds: float) -> list[Row]:
+    images = np.random.default_rng(0).standard_normal((BATCH, SIDE, SIDE)).astype(np.float32)
+    engines = [engine for name in NETWORKS for engine in cpu_engines(name, images)]
+    products = {precision: _product(precision) for precision in (torch.float32, torch.bfloat16)}
+    works = {str(engine): engine.run for engine in engines}
+    works |= {str(precision): product for precision, product in products.items()}
+    words, clock = CLOCKS[n_threads]
+    times = _in_turns(works, clock=clock, seconds=seconds)
+    gflop_per_s = {
+        precision: 2e-9 * MATRIX**3 / np.array(times[str(precision)]) for precision in products
     }
+    rows = [
+        row(f"matrix product {str(precision).removeprefix('torch.')}, {words}", rate, "GFLOP/s")
+        for precision, rate in gflop_per_s.items()
+    ]
+    reference = 1e3 / BATCH * statistics.median(times["U-Net paper, plain float32"])
+    for engine in engines:
+        gflop = 2e-9 * n_products(NETWORKS[engine.network])
+        rows.append(
+            row(
+                f"{engine}, a {SIDE}² image, {words} (reference: the paper's network, plain; "
+                "limit: its products as one matrix product)",
+                1e3 / BATCH * np.array(times[str(engine)]),
+                "ms",
+                reference=reference,
+                limit=1e3 * gflop / float(np.median(gflop_per_s[engine.precision])),
+            )
+        )
+    return rows
 
 
-def _processor() -> str:
-    description = Path("/proc/cpuinfo")
-    if description.exists():
-        for line in description.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor()
+def _gpu_rows(name: str, *, n_rounds: int) -> Iterator[Row]:
+    """Measure a GPU with host-to-device copies, and its memory."""
+    for batch in GPU_BATCHES:
+        n_images = 8 * batch  # several batches, so that copies go on beside the work
+        images = np.random.default_rng(0).standard_normal((n_images, SIDE, SIDE), np.float32)
+        torch.cuda.reset_peak_memory_stats()
+        segmenter = UNetSegmenter(
+            build(NETWORKS[name]), device="cuda", precision=torch.bfloat16, max_batch=batch
+        )
+        run = _segmenting(segmenter, images)
+        times = _in_turns({name: run}, clock=time.perf_counter, seconds=0.0, least=n_rounds)[name]
+        words = f"U-Net {name}, cuda bfloat16, batch {batch}"
+        yield row(f"{words}, {SIDE}² images, with copies", n_images / np.array(times), "images/s")
+        yield row(
+            f"{words}, memory (reference: the paper's network, published)",
+            torch.cuda.max_memory_allocated() / 2**20,
+            "MiB",
+            reference=PUBLISHED_MIB,
+        )
 
 
-def _run(
+def _in_turns(
+    works: dict[str, Callable[[], object]],
+    *,
+    clock: Callable[[], float],
+    seconds: float,
+    least: int = 5,
+) -> dict[str, list[float]]:
+    """Return the seconds of each call; the first two rounds, which compile and choose, are not."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(2):
+        for run in works.values():
+            run()
+    end = time.monotonic() + seconds
+    while time.monotonic() < end or len(next(iter(times.values()))) < least:
+        for name, run in works.items():
+            started = clock()
+            run()
+            times[name].append(clock() - started)
+    return times
+
+
+def _product(precision: torch.dtype) -> Callable[[], object]:
+    a = torch.randn(MATRIX, MATRIX).to(precision)
+    return lambda: a @ a
+
+
+def _running(
     network: Callable[[torch.Tensor], torch.Tensor] | nn.Module, batch: torch.Tensor
-) -> object:
-    with torch.inference_mode():
-        return network(batch)
+) -> Callable[[], object]:
+    def run() -> object:
+        with torch.inference_mode():
+            return network(batch)
+
+    return run
 
 
-def _segmenting(segmenter: UNetSegmenter, images: np.ndarray) -> Engine:
+def _segmenting(segmenter: UNetSegmenter, images: NDArray[np.float32]) -> Callable[[], object]:
     return lambda: segmenter.segment(images)
-
-
-if __name__ == "__main__":
-    main()

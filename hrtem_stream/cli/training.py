@@ -16,7 +16,7 @@ from hrtem_stream.cli.options import Json
 from hrtem_stream.errors import SegmenterError, SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from hrtem_stream.science.scores import Scores
     from hrtem_stream.unet.crossvalidate import CrossValidation
@@ -35,6 +35,9 @@ FirstViews = Annotated[
 ]
 Views = Annotated[int | None, typer.Option(min=8, help="Images shown, in all.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Compiled = Annotated[
+    bool, typer.Option("--compiled", help="Compile the network; worth it above a thousand views.")
+]
 Threads = Annotated[int, typer.Option(min=1, help="Threads on the processor.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 
@@ -52,6 +55,7 @@ def train(
     ] = None,
     device: Device = "cpu",
     threads: Threads = 1,
+    compiled: Compiled = False,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -70,11 +74,12 @@ def train(
     mixed = _simulated(run, simulated if architecture == "fast" else 0)
     begun = _network_of(start, architecture) if start else None
     recipe, first = _prepare(
-        architecture, real, mixed, run, first_views, views, seed, device, first_stage=begun is None
-    )
+        architecture, len(real), mixed, run, first_views, views, seed, device,
+        first_stage=begun is None, compiled=compiled,
+    )  # fmt: skip
     network = train_network(
         recipe, real=real, simulated=mixed, checkpoint=run / f"{architecture}.pt",
-        start=begun or first, device=device,
+        start=begun or first, device=device, compiled=compiled,
     )  # fmt: skip
     card = ModelCard(
         architecture=architecture,
@@ -100,12 +105,17 @@ def crossvalidate(
     architecture: ArchitectureOption = "fast",
     n_folds: Annotated[int, typer.Option("--n-folds", min=2, help="Folds.")] = 5,
     repeats: Annotated[int, typer.Option(min=1, help="Repeats, each split anew.")] = 2,
+    only_fold: Annotated[
+        int | None,
+        typer.Option(min=0, help="This fold only, from 0; other processes may take the others."),
+    ] = None,
     run: RunFolder = Path("runs/crossvalidate"),
     simulated: Simulated = 4200,
     first_views: FirstViews = None,
     views: Views = None,
     device: Device = "cpu",
     threads: Threads = 1,
+    compiled: Compiled = False,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -116,34 +126,49 @@ def crossvalidate(
     Example: hrtem-stream crossvalidate frames/ --folds date --architecture fast --repeats 2
     """
     _begin(threads)
-    from dataclasses import asdict
-
     from hrtem_stream.unet.crossvalidate import crossvalidate as run_folds
     from hrtem_stream.unet.crossvalidate import score_untrained
-    from hrtem_stream.unet.evaluate import table_one
+    from hrtem_stream.unet.evaluate import PUBLISHED, table_one
 
     real = _read(folder)
-    bragg = score_untrained(_bragg_masks, real=real, kind=folds, n_folds=n_folds, n_repeats=repeats)
+    if only_fold is not None and only_fold >= n_folds:
+        raise SettingsError(f"--only-fold must be below --n-folds, got {only_fold}")
+    bragg = score_untrained(
+        _bragg_masks, real=real, kind=folds, n_folds=n_folds, n_repeats=repeats,
+        only_fold=only_fold, seed=seed,
+    )  # fmt: skip
     found = bragg
     if segmenter == "unet":
         mixed = _simulated(run, simulated if architecture == "fast" else 0)
-        recipe, start = _prepare(architecture, real, mixed, run, first_views, views, seed, device)
+        recipe, start = _prepare(
+            architecture,
+            _n_kept(real, n_folds),
+            mixed,
+            run,
+            first_views,
+            views,
+            seed,
+            device,
+            compiled=compiled,
+        )
         found = run_folds(
             recipe, real=real, simulated=mixed, kind=folds, directory=run / architecture,
-            n_folds=n_folds, n_repeats=repeats, start=start, device=device,
+            n_folds=n_folds, n_repeats=repeats, only_fold=only_fold, start=start, device=device,
+            compiled=compiled,
         )  # fmt: skip
-    table = _table(found if segmenter == "unet" else None, architecture, bragg)
-    rows = {
-        method: {name: None if math.isnan(value) else value for name, value in asdict(row).items()}
-        for method, row in table.items()
-    }
+    methods = {"Bragg filter": bragg}
+    if segmenter == "unet":
+        methods = {f"U-Net {architecture}": found, **methods}
+    means, spreads = _table(methods)
+    rows = {m: _as_plain(row, spreads.get(m)) for m, row in {**means, **PUBLISHED}.items()}
     name = architecture if segmenter == "unet" else ""
     summary = {"segmenter": segmenter, "architecture": name, **found.summary(), "table_one": rows}
     if as_json:
         print_json(summary)
     else:
         _print_summary(summary)
-        print(f"\nTable I, {folds} folds; the published ones are random\n{table_one(table)}")
+        print(f"\nTable I, {folds} folds; the published ones are random")
+        print(table_one({**means, **PUBLISHED}, spreads=spreads))
 
 
 def gridsearch(
@@ -171,7 +196,7 @@ def gridsearch(
     from hrtem_stream.unet.recipe import published_recipe
 
     real = _read(folder)
-    recipe = published_recipe(n_frames=len(real), seed=seed)
+    recipe = published_recipe(n_frames=_n_kept(real, n_folds), seed=seed)
     found = search(
         replace(recipe, n_views=views or recipe.n_views),
         real=real,
@@ -204,20 +229,35 @@ def _bragg_masks(images: Any) -> Any:
     return BraggSegmenter().segment(images).amorphous
 
 
-def _table(
-    unet: CrossValidation | None, architecture: str, bragg: CrossValidation
-) -> dict[str, Scores]:
-    """Give the rows of Table I: what was scored here, and what was published."""
-    from hrtem_stream.unet.evaluate import PUBLISHED
+ROW_WORDS = {
+    "as_is": "",
+    "four_flips": ", four flips",
+    "others_threshold": ", threshold of the other folds",
+    "off_edge": ", off edge",
+    "four_flips_off_edge": ", four flips, off edge",
+}
+"""What is said of a variant in Table I."""
 
-    rows = {}
-    if unet is not None:
-        rows[f"U-Net {architecture}"] = unet.mean()
-        rows[f"U-Net {architecture}, four flips"] = unet.mean(variant="four_flips")
-        rows[f"U-Net {architecture}, off edge"] = unet.mean(variant="off_edge")
-    rows["Bragg filter"] = bragg.mean()
-    rows["Bragg filter, off edge"] = bragg.mean(variant="off_edge")
-    return {**rows, **PUBLISHED}
+
+def _table(methods: Mapping[str, CrossValidation]) -> tuple[dict[str, Scores], dict[str, Scores]]:
+    """Give the rows of Table I: means and spreads over the repeats."""
+    means, spreads = {}, {}
+    for method, found in methods.items():
+        for variant in found.variants:
+            means[method + ROW_WORDS[variant]] = found.mean(variant=variant)
+            spreads[method + ROW_WORDS[variant]] = found.spread(variant=variant)
+    return means, spreads
+
+
+def _as_plain(mean: Scores, spread: Scores | None) -> dict[str, dict[str, float | None]]:
+    """Give a row of Table I for JSON; what is not known is null."""
+    from dataclasses import asdict
+
+    spreads = asdict(spread) if spread is not None else {}
+    return {
+        name: {"mean": None if math.isnan(value) else value, "spread": spreads.get(name)}
+        for name, value in asdict(mean).items()
+    }
 
 
 def _begin(threads: int) -> None:
@@ -254,7 +294,7 @@ def _simulated(run: Path, n_frames: int) -> Sequence[Example]:
 
 def _prepare(
     architecture: str,
-    real: Sequence[Example],
+    n_frames: int,
     simulated: Sequence[Example],
     run: Path,
     first_views: int | None,
@@ -263,8 +303,12 @@ def _prepare(
     device: str,
     *,
     first_stage: bool = True,
+    compiled: bool = False,
 ) -> tuple[Recipe, Any]:
-    """Give the recipe, and for `fast` the network of the first stage, which saw no real frame."""
+    """Give the recipe, and for `fast` the network of the first stage, which saw no real frame.
+
+    `n_frames` are the real ones that take part in a training.
+    """
     from dataclasses import replace
 
     from hrtem_stream.unet.default import FIRST_STAGE, SECOND_STAGE
@@ -272,18 +316,28 @@ def _prepare(
     from hrtem_stream.unet.train import train as train_network
 
     if architecture == "paper":
-        recipe = published_recipe(n_frames=len(real), seed=seed)
+        recipe = published_recipe(n_frames=n_frames, seed=seed)
         return replace(recipe, n_views=views or recipe.n_views), None
     recipe = replace(SECOND_STAGE, seed=seed, n_views=views or SECOND_STAGE.n_views)
     if not simulated:
         return replace(recipe, simulated_share=0.0), None
     if not first_stage:
         return recipe, None
-    first = replace(FIRST_STAGE, n_views=first_views or FIRST_STAGE.n_views)
-    start = train_network(
-        first, real=(), simulated=simulated, checkpoint=run / "first_stage.pt", device=device
+    first = replace(
+        FIRST_STAGE,
+        n_views=first_views or FIRST_STAGE.n_views,
+        seed=FIRST_STAGE.seed + seed,
     )
+    start = train_network(
+        first, real=(), simulated=simulated, checkpoint=run / "first_stage.pt",
+        device=device, compiled=compiled,
+    )  # fmt: skip
     return recipe, start
+
+
+def _n_kept(real: Sequence[Example], n_folds: int) -> int:
+    """Count the frames that are left for training in a fold, which make its epoch."""
+    return round(len(real) * (n_folds - 1) / n_folds)
 
 
 def _network_of(weights: Path, architecture: str) -> Any:
@@ -317,12 +371,12 @@ def _print_summary(summary: dict[str, Any]) -> None:
     print(
         f"{summary['kind']} folds, {summary['n_repeats']} repeats, mean ± spread of pooled scores"
     )
-    for variant in ("as_is", "four_flips", "off_edge"):
+    for variant in ROW_WORDS:
         if variant in summary:
             scores = summary[variant]
             row = "  ".join(
                 f"{name} {scores[name]['mean']:.3f} ± {scores[name]['spread']:.3f}"
                 for name in names
             )
-            print(f"{variant:<11} {row}")
+            print(f"{variant:<19} {row}")
     print(json.dumps(summary["folds"]), file=sys.stderr)

@@ -10,7 +10,7 @@ import itertools
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,12 @@ logger = logging.getLogger(__name__)
 THRESHOLD = 0.45
 """Fixed beforehand for all folds. Training frames alone would ask for .35, as hand-drawn labels are
 a little generous, and simulated frames for .5."""
+THRESHOLDS = tuple(round(0.05 * n, 2) for n in range(4, 15))
+"""Among these a fold is given the one that is best on the other folds' held-out frames."""
+
+VARIANTS = ("as_is", "four_flips", "off_edge", "four_flips_off_edge")
+OTHERS_THRESHOLD = "others_threshold"
+"""Four flips, at the threshold that is best on the other folds of the repeat."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +50,9 @@ class FoldResult:
     four_flips: Confusion
     off_edge: Confusion
     """As it is, without the pixels near the label's edge."""
+    four_flips_off_edge: Confusion
+    by_threshold: list[Confusion]
+    """Four flips at each of `THRESHOLDS`; empty for a segmenter that has no threshold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,30 +63,46 @@ class CrossValidation:
     """date or random."""
     folds: list[FoldResult]
 
+    @property
+    def repeats(self) -> list[int]:
+        """The numbers of the repeats."""
+        return sorted({fold.repeat for fold in self.folds})
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The ways in which the folds were scored."""
+        if not all(fold.by_threshold for fold in self.folds):
+            return ("as_is", "off_edge")
+        return (*VARIANTS, OTHERS_THRESHOLD) if len(self.folds) > len(self.repeats) else VARIANTS
+
     def pooled(self, *, repeat: int, variant: str = "as_is") -> Scores:
         """Score the pixels of all held-out frames of a repeat together."""
-        counts = [getattr(f, variant) for f in self.folds if f.repeat == repeat]
-        return scores(sum(counts, Confusion()))
+        folds = [fold for fold in self.folds if fold.repeat == repeat]
+        if variant == OTHERS_THRESHOLD:
+            return scores(sum((_at_others_threshold(fold, folds) for fold in folds), Confusion()))
+        return scores(sum((getattr(fold, variant) for fold in folds), Confusion()))
 
     def mean(self, *, variant: str = "as_is") -> Scores:
         """Average the pooled scores of the repeats."""
-        repeats = {fold.repeat for fold in self.folds}
-        each = [asdict(self.pooled(repeat=r, variant=variant)) for r in sorted(repeats)]
-        return Scores(**{name: float(np.mean([one[name] for one in each])) for name in each[0]})
+        return self._over_repeats(np.mean, variant)
+
+    def spread(self, *, variant: str = "as_is") -> Scores:
+        """Give the standard deviation of the pooled scores over the repeats."""
+        return self._over_repeats(np.std, variant)
 
     def summary(self) -> dict[str, object]:
         """Return mean and spread over the repeats of the pooled scores, and the folds."""
-        repeats = sorted({fold.repeat for fold in self.folds})
-        found: dict[str, object] = {"kind": self.kind, "n_repeats": len(repeats)}
-        for variant in ("as_is", "four_flips", "off_edge"):
-            each = [asdict(self.pooled(repeat=r, variant=variant)) for r in repeats]
+        found: dict[str, object] = {"kind": self.kind, "n_repeats": len(self.repeats)}
+        for variant in self.variants:
+            mean, spread = asdict(self.mean(variant=variant)), asdict(self.spread(variant=variant))
+            each = [asdict(self.pooled(repeat=r, variant=variant)) for r in self.repeats]
             found[variant] = {
                 name: {
-                    "mean": float(np.mean([scored[name] for scored in each])),
-                    "spread": float(np.std([scored[name] for scored in each])),
+                    "mean": mean[name],
+                    "spread": spread[name],
                     "repeats": [scored[name] for scored in each],
                 }
-                for name in each[0]
+                for name in mean
             }
         found["folds"] = [
             {
@@ -86,10 +111,15 @@ class CrossValidation:
                 "n_frames": len(fold.held_out),
                 "jaccard": scores(fold.as_is).jaccard,
                 "jaccard_four_flips": scores(fold.four_flips).jaccard,
+                "jaccard_off_edge": scores(fold.off_edge).jaccard,
             }
             for fold in self.folds
         ]
         return found
+
+    def _over_repeats(self, reduce: Callable[[list[float]], np.floating], variant: str) -> Scores:
+        each = [asdict(self.pooled(repeat=r, variant=variant)) for r in self.repeats]
+        return Scores(**{name: float(reduce([one[name] for one in each])) for name in each[0]})
 
 
 def crossvalidate(
@@ -101,6 +131,7 @@ def crossvalidate(
     directory: Path,
     n_folds: int = 5,
     n_repeats: int = 2,
+    only_fold: int | None = None,
     start: nn.Module | None = None,
     device: str = "cpu",
     compiled: bool = False,
@@ -111,7 +142,8 @@ def crossvalidate(
     Parameters
     ----------
     recipe : Recipe
-        Of every training; the seed of a fold is `recipe.seed + 100 repeat + fold`.
+        Of every training; the seed of a fold is `recipe.seed + 100 repeat + fold`, and that of a
+        repeat's split `recipe.seed + repeat`.
     real : sequence of Example
         The frames that are held out in turn.
     simulated : sequence of Example
@@ -122,6 +154,8 @@ def crossvalidate(
         Checkpoints, metrics and fold results.
     n_folds, n_repeats : int
         Each repeat splits anew.
+    only_fold : int, optional
+        Train and score this fold only, from 0; other processes may take the others.
     start : nn.Module, optional
         Weights to begin every fold with; they must not have seen a real frame.
     device, compiled, report
@@ -130,14 +164,16 @@ def crossvalidate(
     Raises
     ------
     ValueError
-        If `kind` is unknown or the frames do not suffice for the folds.
+        If `kind` is unknown, the frames do not suffice for the folds, or there is no such fold.
     """
     directory.mkdir(parents=True, exist_ok=True)
     results = []
     for repeat in range(n_repeats):
-        for fold, held_out in enumerate(_split(real, kind, n_folds=n_folds, seed=repeat)):
+        split = _split(real, kind, n_folds=n_folds, seed=recipe.seed + repeat)
+        for fold, held_out in _chosen(split, only_fold):
             stem = directory / f"{kind}_{repeat}_{fold}"
-            if not stem.with_suffix(".json").exists():
+            result = _stored(stem.with_suffix(".json"))
+            if result is None:
                 own = replace(recipe, seed=recipe.seed + 100 * repeat + fold)
                 kept = np.setdiff1d(np.arange(len(real)), held_out)
                 network = train(
@@ -156,7 +192,7 @@ def crossvalidate(
                     place=(repeat, fold, own.seed),
                 )
                 stem.with_suffix(".json").write_text(json.dumps(asdict(result)))
-            results.append(_result(json.loads(stem.with_suffix(".json").read_text())))
+            results.append(result)
             logger.info(
                 "%s folds, repeat %d, fold %d: Jaccard %.3f",
                 kind,
@@ -174,6 +210,8 @@ def score_untrained(
     kind: str,
     n_folds: int = 5,
     n_repeats: int = 2,
+    only_fold: int | None = None,
+    seed: int = 0,
 ) -> CrossValidation:
     """Score a segmenter that needs no training on the same folds.
 
@@ -181,29 +219,29 @@ def score_untrained(
     ----------
     segment : callable
         Maps normalised images (B, P, Q) to masks (B, P, Q).
-    real, kind, n_folds, n_repeats
+    real, kind, n_folds, n_repeats, only_fold
         See `crossvalidate`.
+    seed : int
+        That of the recipe whose folds these shall be.
     """
     results = []
     for repeat in range(n_repeats):
-        for fold, held_out in enumerate(_split(real, kind, n_folds=n_folds, seed=repeat)):
+        split = _split(real, kind, n_folds=n_folds, seed=seed + repeat)
+        for fold, held_out in _chosen(split, only_fold):
             test = [real[i] for i in held_out]
             masks = segment(np.stack([example.image for example in test]))
-            counted, away = Confusion(), Confusion()
-            for mask, example in zip(masks, test, strict=True):
-                label = example.amorphous
-                counted = counted + confusion(mask, label, counted=example.counts)
-                inner = example.counts & off_edge(label, margin_px=EDGE_MARGIN_PX)
-                away = away + confusion(mask, label, counted=inner)
+            counted, away = _counted(masks, test), _counted_off_edge(masks, test)
             results.append(
                 FoldResult(
                     repeat=repeat,
                     fold=fold,
-                    seed=repeat,
+                    seed=seed + repeat,
                     held_out=[example.name for example in test],
                     as_is=counted,
                     four_flips=counted,
                     off_edge=away,
+                    four_flips_off_edge=away,
+                    by_threshold=[],
                 )
             )
     return CrossValidation(kind=kind, folds=results)
@@ -261,53 +299,82 @@ def _split(
     raise ValueError(f"kind must be date or random, got {kind}")
 
 
+def _chosen(
+    split: Sequence[NDArray[np.intp]], only_fold: int | None
+) -> list[tuple[int, NDArray[np.intp]]]:
+    numbered = list(enumerate(split))
+    if only_fold is None:
+        return numbered
+    if not 0 <= only_fold < len(split):
+        raise ValueError(f"only_fold must be from 0 to {len(split) - 1}, got {only_fold}")
+    return [numbered[only_fold]]
+
+
 def _score(
     network: nn.Module,
     *,
     test: Sequence[Example],
     place: tuple[int, int, int],
 ) -> FoldResult:
-    counted = {
-        name: _counted(_probabilities(network, test, flips), test)
-        for name, flips in (("as_is", AS_IS), ("four_flips", FOUR_FLIPS))
-    }
-    masks = [p > THRESHOLD for p in _probabilities(network, test, AS_IS)]
-    away = Confusion()
-    for mask, example in zip(masks, test, strict=True):
-        counted_there = example.counts & off_edge(example.amorphous, margin_px=EDGE_MARGIN_PX)
-        away = away + confusion(mask, example.amorphous, counted=counted_there)
+    as_is, four_flips = (_probabilities(network, test, flips) for flips in (AS_IS, FOUR_FLIPS))
+    masks, averaged = as_is > THRESHOLD, four_flips > THRESHOLD
     repeat, fold, seed = place
     return FoldResult(
         repeat=repeat,
         fold=fold,
         seed=seed,
         held_out=[example.name for example in test],
-        as_is=counted["as_is"],
-        four_flips=counted["four_flips"],
-        off_edge=away,
+        as_is=_counted(masks, test),
+        four_flips=_counted(averaged, test),
+        off_edge=_counted_off_edge(masks, test),
+        four_flips_off_edge=_counted_off_edge(averaged, test),
+        by_threshold=[_counted(four_flips > threshold, test) for threshold in THRESHOLDS],
     )
 
 
 def _probabilities(
     network: nn.Module, examples: Sequence[Example], flips: Flips
-) -> list[NDArray[np.float32]]:
+) -> NDArray[np.float32]:
     segmenter = UNetSegmenter(network, flips=flips)
-    return list(segmenter.probabilities(np.stack([example.image for example in examples])))
+    return segmenter.probabilities(np.stack([example.image for example in examples]))
 
 
-def _counted(
-    probabilities: Sequence[NDArray[np.float32]], examples: Sequence[Example]
-) -> Confusion:
-    total = Confusion()
-    for probability, example in zip(probabilities, examples, strict=True):
-        mask = probability > THRESHOLD
-        total = total + confusion(mask, example.amorphous, counted=example.counts)
-    return total
+def _counted(masks: NDArray[np.bool_], examples: Sequence[Example]) -> Confusion:
+    return sum(
+        (
+            confusion(mask, example.amorphous, counted=example.counts)
+            for mask, example in zip(masks, examples, strict=True)
+        ),
+        Confusion(),
+    )
 
 
-def _result(values: dict[str, object]) -> FoldResult:
-    counts = {
-        name: Confusion(**values.pop(name))  # type: ignore[arg-type]
-        for name in ("as_is", "four_flips", "off_edge")
-    }
-    return FoldResult(**values, **counts)  # type: ignore[arg-type]
+def _counted_off_edge(masks: NDArray[np.bool_], examples: Sequence[Example]) -> Confusion:
+    inner = [
+        replace(
+            example,
+            counts=example.counts & off_edge(example.amorphous, margin_px=EDGE_MARGIN_PX),
+        )
+        for example in examples
+    ]
+    return _counted(masks, inner)
+
+
+def _at_others_threshold(own: FoldResult, folds: Sequence[FoldResult]) -> Confusion:
+    """Count a fold at the threshold that is best on the frames of the other folds."""
+    others = [fold.by_threshold for fold in folds if fold.fold != own.fold]
+    jaccards = [scores(sum(counts, Confusion())).jaccard for counts in zip(*others, strict=True)]
+    return own.by_threshold[int(np.argmax(jaccards))]
+
+
+def _stored(path: Path) -> FoldResult | None:
+    """Read a fold that is done; None if there is none, or one of an earlier version."""
+    if not path.exists():
+        return None
+    values = json.loads(path.read_text())
+    if values.keys() != {field.name for field in fields(FoldResult)}:
+        return None
+    for name in VARIANTS:
+        values[name] = Confusion(**values[name])
+    values["by_threshold"] = [Confusion(**counted) for counted in values["by_threshold"]]
+    return FoldResult(**values)

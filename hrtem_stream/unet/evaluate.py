@@ -75,12 +75,26 @@ PUBLISHED: Mapping[str, Scores] = {
 """Table I of Sadre et al. (2021): random folds, in which frames of one focal series leak."""
 
 
-def table_one(rows: Mapping[str, Scores]) -> str:
-    """Return the paper's Table I as text: a line for each method, six scores; - is not known."""
+def table_one(rows: Mapping[str, Scores], *, spreads: Mapping[str, Scores] | None = None) -> str:
+    """Return the paper's Table I as text: a line for each method, six scores; - is not known.
+
+    Parameters
+    ----------
+    rows
+        Scores by method.
+    spreads
+        Standard deviations over the repeats, for some of the methods.
+    """
     names = ("accuracy", "balanced_accuracy", "jaccard", "f1", "precision", "recall")
-    lines = [f"{'':34s}" + "".join(f"{name.removesuffix('_accuracy'):>11s}" for name in names)]
+    lines = [f"{'':46s}" + "".join(f"{name.removesuffix('_accuracy'):>13s}" for name in names)]
     for method, score in rows.items():
-        values = [asdict(score)[name] for name in names]
-        cells = "".join(f"{'-' if np.isnan(v) else format(v, '.3f'):>11s}" for v in values)
-        lines.append(f"{method:34s}" + cells)
+        mean, spread = asdict(score), (spreads or {}).get(method)
+        cells = [_cell(mean[name], getattr(spread, name, None)) for name in names]
+        lines.append(f"{method:46s}" + "".join(f"{cell:>13s}" for cell in cells))
     return "\n".join(lines)
+
+
+def _cell(mean: float, spread: float | None) -> str:
+    if np.isnan(mean):
+        return "-"
+    return f"{mean:.3f}" if spread is None else f"{mean:.3f} ±{spread:.3f}"

@@ -82,14 +82,25 @@ def test_crossvalidate_holds_sessions_out_and_prints_table_one(
     )  # fmt: skip
     assert sum(fold["n_frames"] for fold in summary["folds"]) == 4
     rows = summary["table_one"]
-    assert rows["U-Net fast"]["jaccard"] == pytest.approx(summary["as_is"]["jaccard"]["mean"])
-    assert rows["Bragg filter"]["jaccard"] > 0.5
-    assert rows["U-Net, published"]["f1"] == 0.884
-    assert rows["Bragg filter, published"]["recall"] is None, "it was not published"
+    scored = summary["as_is"]["jaccard"]
+    assert rows["U-Net fast"]["jaccard"] == {"mean": scored["mean"], "spread": 0.0}
+    assert rows["U-Net fast, threshold of the other folds"]["f1"]["mean"] > 0.0
+    assert rows["Bragg filter"]["jaccard"]["mean"] > 0.5
+    assert rows["Bragg filter, off edge"]["jaccard"]["spread"] == 0.0, "there is one repeat"
+    assert rows["U-Net, published"]["f1"] == {"mean": 0.884, "spread": None}
+    assert rows["Bragg filter, published"]["recall"]["mean"] is None, "it was not published"
     printed = call(*arguments).stdout
     assert "as_is" in printed
     assert "U-Net fast, four flips" in printed
     assert "Bragg filter, published" in printed
+
+
+def test_crossvalidate_takes_one_fold_that_exists(folder: Path, tmp_path: Path) -> None:
+    arguments = ("crossvalidate", folder, "--run", tmp_path, "--n-folds", 2, "--repeats", 1)
+    arguments = (*arguments, "--segmenter", "bragg", "--json", "--only-fold")
+    assert [fold["fold"] for fold in json.loads(call(*arguments, 1).stdout)["folds"]] == [1]
+    with pytest.raises(SettingsError, match="--only-fold must be below"):
+        call(*arguments, 2)
 
 
 def test_crossvalidate_scores_the_bragg_filter_without_training(

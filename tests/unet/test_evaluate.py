@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from hrtem_stream.science.scores import Scores
 from hrtem_stream.unet import evaluate
 from tests.unet.frames import SIZE, example
 
@@ -53,3 +54,16 @@ def test_table_one_has_a_line_for_each_method() -> None:
     assert lines[1].count("1.000") == 6
     assert lines[2].split()[-4:] == ["0.812", "0.884", "0.886", "0.889"]
     assert lines[3].split()[-6:] == ["0.956", "-", "0.688", "0.791", "-", "-"]
+
+
+def test_table_one_shows_the_spread_where_it_is_known() -> None:
+    published = evaluate.PUBLISHED["U-Net, published"]
+    rows = {"one": published, "other": published}
+    spread = Scores(
+        accuracy=0.001, balanced_accuracy=0.002, jaccard=0.003, f1=0.004, precision=0.005,
+        recall=0.006,
+    )  # fmt: skip
+    header, one, other = evaluate.table_one(rows, spreads={"one": spread}).splitlines()
+    assert "0.812 ±0.003" in one
+    assert "±" not in other
+    assert len(header) == len(one) == len(other)
