@@ -27,9 +27,9 @@ from hrtem_stream.transport.frame_log import FrameLog, FrameLogReader
 from hrtem_stream.transport.sockets import Publisher, Subscriber, make_context
 from hrtem_stream.transport.wire import (
     FRAME_RECORD,
-    MARK,
     RAW,
     decode,
+    encode,
     encode_publication,
     encode_record,
 )
@@ -116,8 +116,8 @@ def _feed(folder: Path, side: int, rate: float | None, seconds: float) -> tuple[
                 settled.append((now_s, dispatcher.base))
             if now_s - marked_s >= MARK_INTERVAL_S:
                 marked_s = now_s
-                for delivery in dispatcher.marks():
-                    out.send(encode_publication(delivery, b"", kind=MARK))
+                for mark in dispatcher.marks():
+                    out.send(encode(mark))
                 for record, delivery in dispatcher.due(now_s):
                     out.send(encode_publication(delivery, record.meta, kind=RAW))
             is_due = now_s - began < seconds and (
@@ -150,8 +150,8 @@ def _publish(
 def _open(dispatcher: Dispatcher, out: Publisher, acks: Subscriber) -> None:
     """Send marks until one has come all the way round."""
     while not dispatcher.may_publish():
-        for delivery in dispatcher.marks():
-            out.send(encode_publication(delivery, b"", kind=MARK))
+        for mark in dispatcher.marks():
+            out.send(encode(mark))
         acks.wait(0.02)
         while (parts := acks.receive()) is not None:
             dispatcher.take(Acknowledgement.decode(bytes(parts[-1])), time.monotonic())

@@ -256,10 +256,31 @@ class ControlRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Station:
+    """A process on the way of a shard, as it said of itself when a mark passed it."""
+
+    stage: str
+    index: int
+    host: str
+    """Name of its host."""
+    pid: int
+    n_done: int
+    """Frames done by this process."""
+    is_leaving: bool = False
+    """Whether it was told to stop, and works off what is on its way to it."""
+    age_s: float = 0.0
+    """Since `sort` last heard of it; 0 in a mark."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """Moves the horizon of a shard; carries nothing else."""
+    """Moves the horizon of a shard, and tells of the stages that it has passed."""
 
     delivery: Delivery
+    is_last: bool = False
+    """Nothing follows on the shard for now: a worker that is to leave misses nothing if it goes."""
+    stations: tuple[Station, ...] = ()
+    """Those passed so far, in order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -69,14 +69,15 @@ class _Onlooker:
         from hrtem_stream.pipeline.security import metrics_token
         from hrtem_stream.transport.guard import Guard
         from hrtem_stream.transport.sockets import Subscriber, make_context
-        from hrtem_stream.transport.summaries import STATUS_TOPIC
+        from hrtem_stream.transport.summaries import STATIONS_TOPIC, STATUS_TOPIC
         from hrtem_stream.web.watch import Watch
 
         is_open = settings.security.insecure == "everything"
         self._settings = settings
         self._hearing = Subscriber(
-            make_context(), settings.endpoint("summaries"), bind=False, topics=[STATUS_TOPIC],
-            high_water=16, guard=Guard(settings.security_directory, is_open=is_open),
+            make_context(), settings.endpoint("summaries"), bind=False,
+            topics=[STATUS_TOPIC, STATIONS_TOPIC], high_water=16,
+            guard=Guard(settings.security_directory, is_open=is_open),
         )  # fmt: skip
         self._token = metrics_token(settings)
         self._watch = Watch(settings, hearing=self._hearing, metrics_token=self._token)
@@ -107,6 +108,7 @@ class _Onlooker:
                 asdict(state) | ({"method": self._method()} if state.name == "segment" else {})
                 for state in gauges.states
             ],
+            "elsewhere": [asdict(station) for station in gauges.elsewhere],
         }
 
     def _method(self) -> str:
@@ -193,7 +195,16 @@ def _table(session: dict[str, Any]) -> RenderableType:
         )  # fmt: skip
         if state["sentence"]:
             sentences.append(Text(f"{state['name']}: {state['sentence']}", colour))
-    return Group(table, *sentences)
+    return Group(table, *_elsewhere(session["elsewhere"]), *sentences)
+
+
+def _elsewhere(processes: list[dict[str, Any]]) -> list[str]:
+    """Tell of the processes that run on other hosts."""
+    return [
+        f"{process['stage']} {process['index']} on {process['host']}: {process['n_done']} frames, "
+        + ("leaving" if process["is_leaving"] else f"heard {process['age_s']:.1f} s ago")
+        for process in processes
+    ]
 
 
 def _said(value: object) -> str:

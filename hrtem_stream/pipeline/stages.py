@@ -6,6 +6,8 @@ A process imports only what its own stage needs, as `ingest` must start fast.
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import time
 import traceback
 from collections.abc import Callable
@@ -34,11 +36,20 @@ from hrtem_stream.runtime.profile import write_profile
 from hrtem_stream.settings import Settings
 
 if TYPE_CHECKING:
+    import zmq
+
     from hrtem_stream.runtime.meter import Meter
     from hrtem_stream.stages.fallback import Segmenter
+    from hrtem_stream.transport.guard import Guard
+    from hrtem_stream.transport.sockets import Publisher, Subscriber
 
 logger = logging.getLogger(__name__)
 
+LINGER_S = 1.0
+PATIENCE_S = 1.2
+"""Longer than the time between two marks of a shard on which nothing is outstanding."""
+LEAVE_WITHIN_S = 3.0
+"""Less than the supervisor waits for a stage of all shards."""
 METRICS_OFFSETS = {"ingest": 0, "normalise": 1, "sort": 2, "segment": 10}
 
 
@@ -51,6 +62,7 @@ def run_stage(name: str, index: int, settings: Settings) -> int:
     stop = StopRequest()
     try:
         check_access(settings, [name])
+        _check_index(settings, name, index)
         with stage_lock(runtime, name, index):
             heart = Heart(heart_path(runtime, name, index))
             meter = _start_meter(settings, name, index, heart)
@@ -69,6 +81,20 @@ def run_stage(name: str, index: int, settings: Settings) -> int:
         note_failure(runtime, f"{name}: {traceback.format_exc(limit=-1).strip()}")
         return EXIT_FAILURE
     return 0
+
+
+def _check_index(settings: Settings, name: str, index: int) -> None:
+    """Refuse a number that no shard has: such a worker would wait for ever.
+
+    Raises
+    ------
+    SettingsError
+        With the rule and the number.
+    """
+    n_processes = settings.segment.workers if name == "segment" else 1
+    if index >= n_processes:
+        what = "segment.workers" if name == "segment" else f"the number of {name} processes"
+        raise SettingsError(f"--index must be below {what} = {n_processes}, got {index}")
 
 
 def _run_ingest(
@@ -133,6 +159,7 @@ def _run_ingest(
     )
     ingest.run()
     log.remove()  # all of it is archived
+    _close_in_order(inbox, outbox, context, guard)
 
 
 def _run_normalise(
@@ -199,6 +226,7 @@ def _run_between(
     batch_wait_s: float,
 ) -> None:
     """Run a stage between two topics; it subscribes last, when it is ready to work."""
+    from hrtem_stream.messages import Station
     from hrtem_stream.runtime.runner import Runner
     from hrtem_stream.runtime.suspicion import Suspicions
     from hrtem_stream.transport.sockets import Publisher, Subscriber, make_context
@@ -221,7 +249,23 @@ def _run_between(
         stage, inbox=inbox, outbox=outbox, decode=decode, encode=encode, suspicions=suspicions,
         meter=meter, heart=heart, stop=stop, batch_frames=batch_frames, batch_wait_s=batch_wait_s,
         clock_ns=_wall_clock(settings),
+        station=Station(
+            stage=stage.name, index=index, host=socket.gethostname(), pid=os.getpid(), n_done=0
+        ),
+        patience_s=PATIENCE_S if stage.name == "segment" else 0.0,
+        leave_within_s=settings.session.drain_s if stage.name == "segment" else LEAVE_WITHIN_S,
     ).run()  # fmt: skip
+    _close_in_order(inbox, outbox, context, guard)
+
+
+def _close_in_order(
+    inbox: Subscriber, outbox: Publisher, context: zmq.Context[Any], guard: Guard
+) -> None:
+    """Let what was sent last leave this process before it ends."""
+    inbox.close()
+    outbox.close(linger_s=LINGER_S)
+    guard.close()
+    context.destroy()
 
 
 def _run_sort(

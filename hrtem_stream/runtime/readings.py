@@ -33,6 +33,12 @@ class Reading:
     beat_age_s: float = math.inf
     n_done: int = 0
     n_expected: int = 0
+    host: str = ""
+    """Name of another host that it runs on; empty for this one."""
+    index: int = 0
+    """Which of several of its stage; known of other hosts only."""
+    is_leaving: bool = False
+    """Whether it was told to stop; known of other hosts only."""
     values: Mapping[str, float] = field(default_factory=dict)
     """Metrics without further labels, by name without `hrtem_` and `_total`."""
     labelled: Labelled = field(default_factory=dict)

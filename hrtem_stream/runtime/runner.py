@@ -7,12 +7,14 @@ delivery guarantee rests on that. It is stateless; what it holds when it dies is
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Generic, Protocol, TypeVar
 
 from hrtem_stream.errors import LogError, WireError
-from hrtem_stream.messages import ControlRecord, Mark
+from hrtem_stream.messages import ControlRecord, Mark, Station
 from hrtem_stream.runtime.heart import Heart
 from hrtem_stream.runtime.meter import Meter
 from hrtem_stream.runtime.process import StopRequest
@@ -53,6 +55,12 @@ class Runner(Generic[Taken, Given]):
         The wire format, as functions.
     batch_frames, batch_wait_s
         A batch is worked on when it has so many messages, or when it has waited so long.
+    station
+        Which process this is, for the marks that pass.
+    patience_s, leave_within_s
+        Told to stop, a stage goes at the last mark of its shard, or when nothing has come for its
+        patience. A stage of all shards has none: it goes as soon as nothing comes. It goes in any
+        case after `leave_within_s`.
     """
 
     def __init__(
@@ -69,6 +77,9 @@ class Runner(Generic[Taken, Given]):
         stop: StopRequest,
         batch_frames: int,
         batch_wait_s: float,
+        station: Station,
+        patience_s: float = 0.0,
+        leave_within_s: float = math.inf,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._stage = stage
@@ -82,7 +93,13 @@ class Runner(Generic[Taken, Given]):
         self._stop = stop
         self._batch_frames = batch_frames
         self._batch_wait_s = batch_wait_s
+        self._station = station
+        self._patience_s = patience_s
+        self._leave_within_s = leave_within_s
         self._clock_ns = clock_ns
+        self._is_last_marked = False
+        self._quiet_since_s = time.monotonic()
+        self._stopped_s = math.inf
 
     def run(self) -> None:
         """Work until told to stop and nothing more comes."""
@@ -92,9 +109,23 @@ class Runner(Generic[Taken, Given]):
             messages = self._gather()
             if messages:
                 self._work(messages)
-            elif self._stop.is_set:
+                last = messages[-1]
+                self._is_last_marked = isinstance(last, Mark) and last.is_last
+                self._quiet_since_s = time.monotonic()
+            if self._stop.is_set and self._may_go(is_idle=not messages):
                 break
         self._stage.flush()
+
+    def _may_go(self, *, is_idle: bool) -> bool:
+        """Tell whether a stage that was told to stop leaves nothing behind, or has no more time."""
+        now_s = time.monotonic()
+        self._stopped_s = min(self._stopped_s, now_s)
+        if now_s - self._stopped_s > self._leave_within_s:
+            logger.warning("stopped with frames under way: they are sent again")
+            return True
+        if self._patience_s and self._is_last_marked:
+            return True
+        return is_idle and now_s - self._quiet_since_s >= self._patience_s
 
     def _gather(self) -> list[Any]:
         """Collect messages up to a batch of frames."""
@@ -134,11 +165,18 @@ class Runner(Generic[Taken, Given]):
         self._meter.in_progress_frames.set(len(frames))
         results = dict(self._process(frames))
         for message in messages:
-            if isinstance(message, Mark | ControlRecord):
+            if isinstance(message, Mark):
+                self._outbox.send(self._encode(self._signed(message)))
+            elif isinstance(message, ControlRecord):
                 self._outbox.send(self._encode(message))
             elif message.delivery.pub in results:
                 self._send(results[message.delivery.pub])
         self._meter.in_progress_frames.set(0)
+
+    def _signed(self, mark: Mark) -> Mark:
+        """Let a mark tell that it passed here."""
+        station = replace(self._station, n_done=self._heart.n_done, is_leaving=self._stop.is_set)
+        return replace(mark, stations=(*mark.stations, station))
 
     def _process(self, frames: list[Any]) -> list[tuple[int, Given]]:
         """Work on frames: the unsuspected together, suspects alone, the condemned not at all."""

@@ -159,8 +159,7 @@ class Supervisor:
                 logger.warning("stopping: what is on its way is archived; Ctrl-C again: at once")
                 self._drain_until_s = time.monotonic() + self._drain_s
             if leader is None and self._drain_until_s is not None:
-                self._stop_others(self._specs)
-                return True
+                return self._leave()
             self._tell_to_drain(leader)
             if self._drain_until_s is not None and time.monotonic() > self._drain_until_s:
                 logger.error("not everything could be archived within %g s", self._drain_s)
@@ -171,6 +170,20 @@ class Supervisor:
             for child in self._children.values():
                 self._tend(child)
             time.sleep(POLL_S)
+
+    def _leave(self) -> bool:
+        """Let the stages of this host work off what is on its way to them; tell if they could."""
+        self._terminate(self._specs)
+        while any(child.process.poll() is None for child in self._children.values()):
+            self._watch()
+            if self._n_interrupts > 1:
+                logger.warning("stopped at once: what was on its way here is sent again")
+                return False
+            if self._drain_until_s is not None and time.monotonic() > self._drain_until_s:
+                logger.warning("not through within %g s: the rest is sent again", self._drain_s)
+                break
+            time.sleep(POLL_S)
+        return True
 
     def _tell_to_drain(self, leader: _Child | None) -> None:
         """Tell `ingest` to end, once it is able to hear it."""
@@ -235,11 +248,7 @@ class Supervisor:
 
     def _stop_others(self, specs: Sequence[ProcessSpec]) -> None:
         """Stop stages in the order of the data's way, each with its time to finish."""
-        for spec in specs:
-            child = self._children[spec.name]
-            if child.restart_at_s is not None:
-                continue
-            child.process.terminate()
+        self._terminate(specs)
         for spec in specs:
             child = self._children[spec.name]
             try:
@@ -248,6 +257,12 @@ class Supervisor:
                     logger.warning("%s: %s", spec.name, _describe_exit(code))
             except subprocess.TimeoutExpired:
                 logger.warning("%s did not stop within %g s and is killed", spec.name, STOP_S)
+
+    def _terminate(self, specs: Sequence[ProcessSpec]) -> None:
+        for spec in specs:
+            child = self._children[spec.name]
+            if child.restart_at_s is None:
+                child.process.terminate()
 
     def _kill_all(self) -> None:
         for child in self._children.values():

@@ -1,4 +1,4 @@
-"""What `sort` tells watchers: a summary of each archived frame, and how each series stands.
+"""What `sort` tells watchers: a summary of each archived frame, how series and processes stand.
 
 Nothing is made for nobody: a summary costs as much as the row of its frame.
 """
@@ -9,10 +9,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from hrtem_stream.messages import Bits, FrameSummary, SegmentedFrame, SeriesStatus
+from hrtem_stream.messages import Bits, FrameSummary, SegmentedFrame, SeriesStatus, Station
 from hrtem_stream.science.ranking import LiveRanking
 from hrtem_stream.science.working_scale import reduce_mask
-from hrtem_stream.transport.summaries import SUMMARY_TOPIC, encode_status, encode_summary
+from hrtem_stream.transport.summaries import (
+    SUMMARY_TOPIC,
+    encode_stations,
+    encode_status,
+    encode_summary,
+)
 
 
 class Outbox(Protocol):
@@ -59,6 +64,10 @@ class Announcements:
             self._outbox.send(encode_status(status))
         if not statuses and self._closed is not None:
             self._outbox.send(self._closed)
+
+    def tell_stations(self, stations: Sequence[Station]) -> None:
+        """Tell of the processes that marks have passed."""
+        self._outbox.send(encode_stations(stations))
 
     def tell_closed(self, status: SeriesStatus) -> None:
         """Tell that a series is closed, which stood so just before."""

@@ -36,15 +36,16 @@ from hrtem_stream.stages.backlog import Backlog
 from hrtem_stream.transport.delivery import Acknowledgement, Dispatcher
 from hrtem_stream.transport.frame_log import FrameLog
 from hrtem_stream.transport.log_format import LoggedRecord
+from hrtem_stream.transport.mark_pace import MarkPace
 from hrtem_stream.transport.wire import (
     CONTROL,
     END_RECORD,
     FRAME_RECORD,
     LOSS_RECORD,
-    MARK,
     RAW,
     START_RECORD,
     decode_record,
+    encode,
     encode_publication,
     encode_record,
 )
@@ -52,7 +53,7 @@ from hrtem_stream.transport.wire import (
 logger = logging.getLogger(__name__)
 
 FEED_WAIT_S = 0.01
-OPENING_MARK_S = 0.02
+ACKNOWLEDGEMENT_WAIT_S = 0.02
 DUE_INTERVAL_S = 0.05
 SPARE_BYTES = 16_384
 """What a record may need beside its pixels."""
@@ -166,6 +167,7 @@ class Ingest:
         self._heart = heart
         self._stop = stop
         self._mark_interval_s = mark_interval_s
+        self._mark_pace = MarkPace(interval_s=mark_interval_s)
         self._idle_end_s = idle_end_s
         self._first_item_s = 0.0 if logged else first_item_s
         self._finished_mark = finished_mark
@@ -199,6 +201,8 @@ class Ingest:
         try:
             while not (self._is_finished and self._is_drained()):
                 self.turn()
+            for mark in self._dispatcher.marks(is_last=True):
+                self._outbox.send(encode(mark))
         finally:
             self._feed.close()
 
@@ -222,7 +226,7 @@ class Ingest:
             self._heard_s = now_s  # the feed is not asked, so its silence means nothing
             if not (self._waiting and self._dispatcher.may_publish()):
                 with self._meter.spend("wait"):
-                    self._inbox.wait(OPENING_MARK_S)
+                    self._inbox.wait(ACKNOWLEDGEMENT_WAIT_S)
 
     def _open_feed(self) -> None:
         """Attach to the feed, where an earlier process left it if the feed can go back there."""
@@ -316,12 +320,11 @@ class Ingest:
             self._meter.frames_sent.inc()
 
     def _mark(self, now_s: float) -> None:
-        interval = self._mark_interval_s if self._dispatcher.is_open else OPENING_MARK_S
-        if now_s - self._marked_s < interval:
+        for mark in self._mark_pace.due(self._dispatcher, now_s):
+            self._outbox.send(encode(mark))
+        if now_s - self._marked_s < self._mark_interval_s:
             return
         self._marked_s = now_s
-        for delivery in self._dispatcher.marks():
-            self._outbox.send(encode_publication(delivery, b"", kind=MARK))
         fill = self._log.fill
         self._meter.frame_log_fill.set(fill)
         if not self._feed.can_wait:

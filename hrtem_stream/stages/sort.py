@@ -36,6 +36,7 @@ from hrtem_stream.runtime.meter import Meter
 from hrtem_stream.stages import announcements
 from hrtem_stream.stages.announcements import Announcements, latency_of
 from hrtem_stream.stages.series import PLACEHOLDER, Encoders, SortedSeries
+from hrtem_stream.stages.stations import Stations
 from hrtem_stream.transport.delivery import Receipt
 from hrtem_stream.transport.wire import decode
 
@@ -158,6 +159,7 @@ class Sort:
         self._clock = clock
         self._clock_ns = clock_ns
         self._receipt = Receipt(incarnation=secrets.randbits(63))
+        self._stations = Stations()
         self._held: dict[int, _Held] = {}
         self._encoders = Encoders(series.codec, series.keep)
         self._threads = ThreadPoolExecutor(n_threads, thread_name_prefix="encode")
@@ -260,6 +262,7 @@ class Sort:
                 del self._held[ordinal]
         if isinstance(message, Mark):
             self._is_marked = True
+            self._stations.note(message, self._clock())
         elif not is_new:
             self._meter.duplicates.inc()
         elif isinstance(message, SegmentedFrame):
@@ -522,7 +525,8 @@ class Sort:
 
     def _send_state(self, now_s: float) -> None:
         if self._receipt.log_id != -1:
-            self._acknowledge.send([TOPIC, self._receipt.state().encode()])
+            state = self._receipt.state(leaving=self._stations.leaving)
+            self._acknowledge.send([TOPIC, state.encode()])
         self._told_s = now_s
         self._is_marked = False
         self._meter.queue_frames.set(len(self._held))
@@ -531,6 +535,7 @@ class Sort:
             self._announcements.tell_status(
                 [self._series.status(series_id) for series_id in self._series.open_ids]
             )
+            self._announcements.tell_stations(self._stations.told(now_s))
 
     def _count(self, frame: SegmentedFrame, encoded: Encoded, archived_ns: int) -> None:
         header = frame.header

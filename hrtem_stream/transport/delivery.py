@@ -10,6 +10,10 @@ its shard and which `sort` does not have is lost, and is published again; no clo
 Marks move the horizon while records are outstanding. A shard that returns nothing for `stall_s`
 while another does gives its records away.
 
+A shard opens when a mark has come back over it, so a worker may join at any time. One that is to
+leave says so in the marks that it passes on. Its shard gets nothing more, and the marks that then
+follow are the last: whatever lies before one on the shard has been worked on when it arrives.
+
 `sort` has a record in one of two ways: settled (flushed into the archive, below `base` as archives
 are written in order) or held (received by this incarnation of `sort`, not yet flushed). Only what
 is settled leaves the window.
@@ -23,10 +27,10 @@ from dataclasses import dataclass, field, replace
 import msgpack
 
 from hrtem_stream.errors import WireError
-from hrtem_stream.messages import Delivery
+from hrtem_stream.messages import Delivery, Mark
 from hrtem_stream.transport.log_format import LoggedRecord
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 MAX_HELD = 65_536
 GENERATION_SHIFT = 40
 
@@ -45,6 +49,8 @@ class Acknowledgement:
     horizon: dict[int, int]
     """Highest `pub` met on each shard."""
     n_duplicates: int = 0
+    leaving: frozenset[int] = frozenset()
+    """Shards whose worker is leaving, or has left."""
 
     def has(self, ordinal: int) -> bool:
         """Tell whether a record is settled or held."""
@@ -55,7 +61,7 @@ class Acknowledgement:
         """Give the wire form: a msgpack array."""
         content = [
             STATE_VERSION, self.log_id, self.incarnation, self.base, self.held,
-            list(self.horizon.items()), self.n_duplicates,
+            list(self.horizon.items()), self.n_duplicates, sorted(self.leaving),
         ]  # fmt: skip
         packed: bytes = msgpack.packb(content)
         return packed
@@ -70,8 +76,8 @@ class Acknowledgement:
             It is not one.
         """
         try:
-            version, log_id, incarnation, base, held, horizon, n_duplicates = msgpack.unpackb(
-                packed
+            version, log_id, incarnation, base, held, horizon, n_duplicates, leaving = (
+                msgpack.unpackb(packed)
             )
             if version != STATE_VERSION:
                 raise WireError("version", f"acknowledgement version must be {STATE_VERSION}")
@@ -81,12 +87,13 @@ class Acknowledgement:
                 base,
                 n_duplicates,
                 *(n for pair in horizon for n in pair),
+                *leaving,
             ]
             if not (all(type(n) is int for n in numbers) and isinstance(held, bytes)):
                 raise ValueError("fields must be integers and bytes")
             return cls(
                 log_id=log_id, incarnation=incarnation, base=base, held=held,
-                horizon=dict(horizon), n_duplicates=n_duplicates,
+                horizon=dict(horizon), n_duplicates=n_duplicates, leaving=frozenset(leaving),
             )  # fmt: skip
         except (TypeError, ValueError, msgpack.exceptions.UnpackException) as error:
             raise WireError("envelope", f"acknowledgement: {error}") from None
@@ -110,7 +117,9 @@ class _Shard:
     n_returned: int = 0
     returned: set[int] = field(default_factory=set)
     suspended: bool = True
-    """Nothing has come back over it yet, or it stalled and is silent since: it gets nothing."""
+    """Nothing has come back over it yet, or it stalled and is silent since, or its worker leaves:
+    it gets nothing."""
+    is_leaving: bool = False
 
 
 class Dispatcher:
@@ -193,6 +202,9 @@ class Dispatcher:
                 self._shards[shard].horizon = pub
                 self._shards[shard].moved_s = now_s
                 self._shards[shard].suspended = False
+        for number, known in enumerate(self._shards):
+            known.is_leaving = number in state.leaving
+            known.suspended |= known.is_leaving
         self._count_returns(state, now_s)
         for ordinal in [o for o in self._outstanding if o < state.base]:
             self._forget(ordinal)
@@ -214,16 +226,37 @@ class Dispatcher:
             self._shards[shard].suspended = True
         return [self._again(ordinal, now_s) for ordinal in again]
 
-    def marks(self) -> list[Delivery]:
-        """Give one mark for every shard, if anything is outstanding or a shard is not open."""
-        if not (self._outstanding or any(shard.suspended for shard in self._shards)):
-            return []
+    @property
+    def n_shards(self) -> int:
+        """Number of shards."""
+        return len(self._shards)
+
+    @property
+    def open_shards(self) -> list[int]:
+        """Shards that are known to lead to `sort`."""
+        return [number for number, shard in enumerate(self._shards) if not shard.suspended]
+
+    @property
+    def busy_shards(self) -> list[int]:
+        """Shards on which something is outstanding, or that are being left."""
         return [
-            Delivery(
-                log_id=self.log_id, ordinal=-1, offset=0,
-                pub=self._next_pub(), shard=shard, floor=self.base,
+            n for n, shard in enumerate(self._shards) if shard.n_outstanding or shard.is_leaving
+        ]
+
+    def marks(self, shards: Iterable[int] | None = None, *, is_last: bool = False) -> list[Mark]:
+        """Give a mark for each of the shards; for every one if none are named.
+
+        It is the last one where the worker leaves, or if all is over.
+        """
+        return [
+            Mark(
+                delivery=Delivery(
+                    log_id=self.log_id, ordinal=-1, offset=0,
+                    pub=self._next_pub(), shard=shard, floor=self.base,
+                ),
+                is_last=is_last or self._shards[shard].is_leaving,
             )
-            for shard in range(len(self._shards))
+            for shard in (range(len(self._shards)) if shards is None else shards)
         ]  # fmt: skip
 
     def _again(self, ordinal: int, now_s: float) -> tuple[LoggedRecord, Delivery]:
@@ -358,8 +391,8 @@ class Receipt:
             self._held.discard(ordinal)
             self.base += 1
 
-    def state(self) -> Acknowledgement:
-        """Say what is settled, held and met."""
+    def state(self, *, leaving: frozenset[int] = frozenset()) -> Acknowledgement:
+        """Say what is settled, held and met, and which shards are being left."""
         held = bytearray()
         if self._held:
             held = bytearray((max(self._held) - self.base >> 3) + 1)
@@ -368,5 +401,5 @@ class Receipt:
                 held[bit >> 3] |= 1 << (bit & 7)
         return Acknowledgement(
             log_id=self.log_id, incarnation=self._incarnation, base=self.base, held=bytes(held),
-            horizon=dict(self._horizon), n_duplicates=self.n_duplicates,
+            horizon=dict(self._horizon), n_duplicates=self.n_duplicates, leaving=leaving,
         )  # fmt: skip

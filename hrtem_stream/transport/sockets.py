@@ -67,10 +67,13 @@ class Publisher:
         self._line.mend()
         self._socket.send_multipart(parts, copy=sum(map(len, parts)) < COPY_BELOW_BYTES)
 
-    def close(self) -> None:
-        """Close the socket; what is not on its way yet is dropped (the log has it)."""
+    def close(self, *, linger_s: float = 0.0) -> None:
+        """Close the socket; what has not left after `linger_s` is dropped (the log has it).
+
+        The context waits for it when it is terminated.
+        """
         self._line.close()
-        self._socket.close()
+        self._socket.close(linger=round(linger_s * 1000))
 
 
 class Announcer:

@@ -9,7 +9,7 @@ import numpy as np
 
 from hrtem_stream.checked import checked_record
 from hrtem_stream.errors import WireError
-from hrtem_stream.messages import FrameSummary, SeriesStatus
+from hrtem_stream.messages import FrameSummary, SeriesStatus, Station
 from hrtem_stream.transport.parts import (
     MAX_META_BYTES,
     Part,
@@ -22,9 +22,11 @@ from hrtem_stream.transport.parts import (
     unpack,
     working_shape,
 )
+from hrtem_stream.transport.station_parts import stations_from_wire, stations_to_wire
 from hrtem_stream.transport.wire import WIRE_VERSION
 
-SUMMARY_TOPIC, STATUS_TOPIC = b"frame:", b"series:"
+SUMMARY_TOPIC, STATUS_TOPIC, STATIONS_TOPIC = b"frame:", b"series:", b"stations:"
+MAX_STATIONS = 512
 
 
 def encode_summary(summary: FrameSummary) -> list[Part]:
@@ -80,3 +82,19 @@ def decode_status(parts: Sequence[Part]) -> SeriesStatus:
         return checked_record(SeriesStatus(**fields))
     except (TypeError, ValueError) as error:
         raise WireError("meta", f"status: {error}") from None
+
+
+def encode_stations(stations: Sequence[Station]) -> list[Part]:
+    """Encode what watchers hear of the processes that `sort` hears of."""
+    return [STATIONS_TOPIC, pack([WIRE_VERSION, stations_to_wire(stations[:MAX_STATIONS])])]
+
+
+def decode_stations(parts: Sequence[Part]) -> tuple[Station, ...]:
+    """Decode what `encode_stations` made; raises WireError as `decode` does."""
+    need_parts(parts, 2)
+    content = unpack(parts[1], 4 * MAX_META_BYTES, "meta")
+    if not (isinstance(content, list) and len(content) == 2):
+        raise WireError("meta", "stations must come as a version and a list")
+    if content[0] != WIRE_VERSION:
+        raise WireError("version", f"wire version must be {WIRE_VERSION}, got {content[0]!r}")
+    return stations_from_wire(content[1], at_most=MAX_STATIONS)

@@ -5,6 +5,8 @@ A message is `[topic, envelope, meta, part...]`:
 - topic, 5 bytes: the shard as four digits and a colon, so that no topic is the start of another;
 - envelope, msgpack array: version, kind, then the fields of `Delivery`;
 - meta, msgpack map: the frame header or the control record, as it lies in the frame log;
+- meta of a mark: whether it is the last, and what the stages that it passed say of themselves;
+  nothing where it is not and has passed none;
 - parts: arrays as raw little-endian bytes whose shapes stand in the meta of the kind;
 - the pixels of the frame, as its header says, for stages that cannot see the frame log.
 
@@ -49,6 +51,7 @@ from hrtem_stream.transport.parts import (
     unpack,
     working_shape,
 )
+from hrtem_stream.transport.station_parts import mark_meta, read_mark
 
 WIRE_VERSION = 2
 MAX_SIDE = 16_384
@@ -153,7 +156,7 @@ def encode(message: StageMessage) -> list[Part]:
         case ControlRecord():
             return encode_publication(delivery, encode_record(message.record), kind=CONTROL)
         case Mark():
-            return encode_publication(delivery, b"", kind=MARK)
+            return encode_publication(delivery, mark_meta(message), kind=MARK)
         case NormalisedFrame():
             return [
                 *encode_publication(delivery, encode_record(message.header), kind=NORMALISED),
@@ -201,7 +204,7 @@ def decode(parts: Sequence[Part]) -> StageMessage:
         raise WireError("parts", f"a message must have at least 3 parts, got {len(parts)}")
     kind, delivery = _read_envelope(parts[1])
     if kind == MARK:
-        return Mark(delivery=delivery)
+        return read_mark(delivery, parts[2])
     record = decode_record(parts[2], digest=delivery.digest)
     if kind == CONTROL:
         if isinstance(record, FrameHeader):

@@ -14,6 +14,7 @@ from typing import Literal
 
 from hrtem_stream.runtime.pause import PAUSED
 from hrtem_stream.runtime.readings import Reading
+from hrtem_stream.web.elsewhere import rivals
 
 Level = Literal["ok", "idle", "amber", "red"]
 NAMES = ("camera", "ingest", "normalise", "segment", "sort")
@@ -48,7 +49,7 @@ class Situation:
     """What the strip is judged from."""
 
     readings: Mapping[str, Sequence[Reading]]
-    """By stage; one for each process on this host."""
+    """By stage; one for each process, those of other hosts behind those of this one."""
     rates: Mapping[str, float | None]
     """Frames a second by stage."""
     is_open: bool = False
@@ -214,7 +215,8 @@ class _State:
         )  # fmt: skip
 
     def _look_at_hearts(self) -> None:
-        readings = [r for r in self._now.readings.get(self._name, ()) if r.pid]
+        everywhere = [r for r in self._now.readings.get(self._name, ()) if r.pid]
+        readings = [r for r in everywhere if not r.host]
         dead = [r for r in readings if not r.is_alive]
         still = [
             r for r in readings
@@ -229,6 +231,26 @@ class _State:
             self.red(
                 f"{self._name} has not moved for {max(r.beat_age_s for r in still):.0f} s; it is "
                 "restarted by itself if that goes on. Nothing is lost while the frame log has room."
+            )
+        self._look_elsewhere([r for r in everywhere if r.host])
+
+    def _look_elsewhere(self, readings: Sequence[Reading]) -> None:
+        silent = [r for r in readings if not r.is_alive]
+        if silent:
+            who = ", ".join(f"{self._name} {r.index} on {r.host}" for r in silent)
+            others = any(r.is_alive for r in self._now.readings.get(self._name, ()))
+            self.amber(
+                f"{who} was not heard for {max(r.beat_age_s for r in silent):.0f} s. Nothing is "
+                + ("lost: the others do its work. " if others else "lost while frames can wait. ")
+                + "Look at that host and its connection; one that was taken away on purpose is "
+                "forgotten after five minutes."
+            )
+        rival = rivals(readings)
+        if rival:
+            one, other = rival
+            self.amber(
+                f"{self._name} {one.index} runs twice, on {one.host} and {other.host}, and the "
+                "same frames are worked on twice. Give one of them another number in segment.here."
             )
 
 

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import math
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Sequence
@@ -22,16 +23,19 @@ from hrtem_stream.archive.reader import Archive, open_archive
 from hrtem_stream.archive.rotation import file_path
 from hrtem_stream.archive.writer import part_path
 from hrtem_stream.errors import ArchiveError, WireError
-from hrtem_stream.messages import FrameSummary, SeriesStatus
+from hrtem_stream.messages import FrameSummary, SeriesStatus, Station
 from hrtem_stream.runtime.pause import go_on, pause, paused_since
 from hrtem_stream.runtime.readings import Reading, read_process
 from hrtem_stream.settings import Settings
 from hrtem_stream.transport.summaries import (
+    STATIONS_TOPIC,
     STATUS_TOPIC,
     SUMMARY_TOPIC,
+    decode_stations,
     decode_status,
     decode_summary,
 )
+from hrtem_stream.web.elsewhere import elsewhere, with_elsewhere
 from hrtem_stream.web.rates import RateOf, SilenceOf
 from hrtem_stream.web.series_view import SeriesView
 from hrtem_stream.web.strip import Situation, StageState, judge
@@ -68,6 +72,8 @@ class Gauges:
     n_expected: int | None = None
     paused_s: float | None = None
     can_pause: bool = False
+    elsewhere: Sequence[Station] = ()
+    """Processes of the session on other hosts."""
 
 
 class Watch:
@@ -88,6 +94,8 @@ class Watch:
     ) -> None:
         self.settings = settings
         self.gauges = Gauges()
+        self.stations: tuple[Station, ...] = ()
+        """Processes on whatever host, as `sort` last heard of them."""
         self.has_ended = False
         self.lock = threading.RLock()
         self._hearing = hearing
@@ -227,6 +235,9 @@ class Watch:
             name: [read_process(path, host=host, token=token) for path in paths]
             for name, paths in hearts.items()
         }
+        here, stations = socket.gethostname(), self.stations
+        others = elsewhere(readings, stations, host=here)
+        readings = with_elsewhere(readings, stations, host=here)
         now_s = time.monotonic()
         done = {name: sum(r.n_done for r in group) for name, group in readings.items()}
         ingest, sort = readings["ingest"][0], readings["sort"][0]
@@ -252,7 +263,7 @@ class Watch:
                 states=judge(situation), rate=rates["sort"],
                 log_fill=ingest.values.get("frame_log_fill_ratio"), free_bytes=free,
                 full_in_s=full_in_s, n_expected=self._n_expected(ingest), paused_s=paused_s,
-                can_pause=bool(ingest.pid),
+                can_pause=bool(ingest.pid), elsewhere=others,
             )  # fmt: skip
 
     def catch_up(self) -> None:
@@ -293,6 +304,8 @@ class Watch:
                 self.take(decode_summary(parts))
             elif topic == STATUS_TOPIC:
                 self._note_status(decode_status(parts))
+            elif topic == STATIONS_TOPIC:
+                self.stations = decode_stations(parts)
         except WireError as error:
             logger.debug("a message was dropped: %s", error)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,15 @@ from typing import Any
 import pytest
 
 from hrtem_stream.errors import LogError, WireError
-from hrtem_stream.messages import ControlRecord, Delivery, FrameHeader, Mark, RawFrame, SeriesEnd
+from hrtem_stream.messages import (
+    ControlRecord,
+    Delivery,
+    FrameHeader,
+    Mark,
+    RawFrame,
+    SeriesEnd,
+    Station,
+)
 from hrtem_stream.runtime.heart import Heart
 from hrtem_stream.runtime.meter import Meter
 from hrtem_stream.runtime.runner import Runner
@@ -91,8 +100,17 @@ def _decode(parts: Sequence[Any]) -> Any:
     return parts[0]
 
 
+def _station(n_done: int = 0, *, is_leaving: bool = True) -> Station:
+    return Station(stage="echo", index=0, host="here", pid=7, n_done=n_done, is_leaving=is_leaving)
+
+
 def _run(
-    messages: Sequence[Any], folder: Path, *, stage: Echo | None = None, batch_frames: int = 4
+    messages: Sequence[Any],
+    folder: Path,
+    *,
+    stage: Echo | None = None,
+    batch_frames: int = 4,
+    **patience: float,
 ) -> tuple[Echo, list[Any], Meter]:
     stage = stage or Echo()
     outbox = Outbox()
@@ -102,6 +120,7 @@ def _run(
         encode=lambda message: [Part(message)],
         suspicions=Suspicions(folder / "s"), meter=meter, heart=Heart(folder / "heart"),
         stop=Stop(), batch_frames=batch_frames, batch_wait_s=0.0,  # type: ignore[arg-type]
+        station=_station(is_leaving=False), **patience,
     )  # fmt: skip
     runner.run()
     return stage, outbox.sent, meter
@@ -111,7 +130,36 @@ def test_marks_and_records_keep_their_place_among_the_frames(tmp_path: Path) -> 
     mark = Mark(delivery=_delivery(-1, 100))
     end = ControlRecord(delivery=_delivery(2, 101), record=SeriesEnd())
     messages = [_frame(0), mark, _frame(1), end, _frame(3)]
-    assert _run(messages, tmp_path)[1] == messages
+    sent = _run(messages, tmp_path)[1]
+    assert [message.delivery for message in sent] == [message.delivery for message in messages]
+
+
+def test_a_mark_tells_of_the_stages_that_it_has_passed(tmp_path: Path) -> None:
+    before = Station(stage="normalise", index=0, host="there", pid=3, n_done=9)
+    mark = Mark(delivery=_delivery(-1, 100), is_last=True, stations=(before,))
+    (passed,) = _run([mark], tmp_path)[1]
+    assert passed == Mark(delivery=mark.delivery, is_last=True, stations=(before, _station()))
+
+
+def test_a_worker_that_is_to_leave_goes_at_the_last_mark_of_its_shard(tmp_path: Path) -> None:
+    last = Mark(delivery=_delivery(-1, 100), is_last=True)
+    began_s = time.monotonic()
+    _, sent, _ = _run([_frame(0), last], tmp_path, patience_s=60.0)
+    assert len(sent) == 2
+    assert time.monotonic() - began_s < 30.0
+
+
+def test_a_worker_that_hears_nothing_more_goes_when_its_patience_is_over(tmp_path: Path) -> None:
+    began_s = time.monotonic()
+    _run([_frame(0), Mark(delivery=_delivery(-1, 100))], tmp_path, patience_s=0.2)
+    assert time.monotonic() - began_s >= 0.2
+
+
+def test_a_worker_that_is_kept_busy_goes_when_its_time_is_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _run([_frame(n) for n in range(8)], tmp_path, patience_s=60.0, leave_within_s=0.0)
+    assert "they are sent again" in caplog.text
 
 
 def test_frames_are_worked_on_in_batches(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def _dispatcher(**changes: object) -> Dispatcher:
 
 
 def _open(dispatcher: Dispatcher, receipt: Receipt, now_s: float = 0.0) -> None:
-    for mark in dispatcher.marks():
+    for mark in (mark.delivery for mark in dispatcher.marks()):
         if receipt.is_new_log(mark):
             receipt.begin_log(mark)
         receipt.take(mark)
@@ -98,6 +98,31 @@ def test_a_stalled_shard_gives_its_records_away_and_gets_none_until_it_moves() -
     assert len(again) == 2
     for ordinal in range(4, 8):
         assert dispatcher.publish(_record(ordinal), 1.6).shard == 1
+
+
+def test_a_shard_that_is_being_left_gets_nothing_and_is_told_which_mark_is_the_last() -> None:
+    dispatcher, receipt = _dispatcher(n_shards=2), Receipt(incarnation=5)
+    _open(dispatcher, receipt)
+    first = [dispatcher.publish(_record(ordinal), 0.0) for ordinal in range(2)]
+    assert {delivery.shard for delivery in first} == {0, 1}
+    dispatcher.take(receipt.state(leaving=frozenset({1})), 0.1)
+    assert dispatcher.open_shards == [0]
+    assert dispatcher.busy_shards == [0, 1]
+    assert {dispatcher.publish(_record(ordinal), 0.1).shard for ordinal in range(2, 8)} == {0}
+    assert [(m.delivery.shard, m.is_last) for m in dispatcher.marks()] == [(0, False), (1, True)]
+    for delivery in first:  # what lay before the last mark was worked on
+        assert receipt.take(delivery)
+    dispatcher.take(receipt.state(leaving=frozenset({1})), 0.2)
+    assert dispatcher.due(0.2) == []
+
+
+def test_a_shard_whose_worker_came_back_is_opened_by_a_mark() -> None:
+    dispatcher, receipt = _dispatcher(n_shards=2), Receipt(incarnation=5)
+    _open(dispatcher, receipt)
+    dispatcher.take(receipt.state(leaving=frozenset({1})), 0.1)
+    assert dispatcher.open_shards == [0]
+    _open(dispatcher, receipt, 0.2)
+    assert dispatcher.open_shards == [0, 1]
 
 
 def test_a_quicker_shard_gets_more() -> None:
@@ -216,7 +241,7 @@ def test_everything_is_settled_once_over_a_channel_that_loses_stalls_and_restart
             sent.append(dispatcher.publish(_record(published), now_s))
             published += 1
         if step % 10 == 0:
-            sent += dispatcher.marks()
+            sent += [mark.delivery for mark in dispatcher.marks()]
         for delivery in sent:
             if rng.random() > 0.02:
                 queues[delivery.shard].append(delivery)

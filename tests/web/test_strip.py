@@ -85,3 +85,26 @@ def test_a_loss_is_shown_before_a_fallback() -> None:
     found = worst(list(states.values()))
     assert found is not None
     assert found.name == "ingest"
+
+
+def _remote(**changes: Any) -> Reading:
+    known = {"pid": 5, "is_alive": True, "beat_age_s": 0.3, "n_done": 4, "host": "gpu0"}
+    return Reading(**{**known, **changes})
+
+
+def test_stages_on_other_hosts_are_alive_where_marks_tell_of_them() -> None:
+    states = _judged(readings={"segment": [_remote(), _remote(host="gpu1", index=1)]})
+    assert {state.level for state in states.values()} == {"ok"}
+
+
+@pytest.mark.parametrize(
+    ("readings", "word"),
+    [
+        ([_remote(), _remote(host="gpu1", index=1, is_alive=False, beat_age_s=9.0)],
+         "segment 1 on gpu1 was not heard for 9 s. Nothing is lost: the others do its work"),
+        ([_remote(), _remote(host="gpu1")], "segment 0 runs twice, on gpu0 and gpu1"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_on_another_host_is_said(readings: list[Reading], word: str) -> None:
+    state = _judged(readings={"segment": readings})["segment"]
+    assert (state.level, word in state.sentence) == ("amber", True)
