@@ -93,8 +93,8 @@ def test_a_killed_stage_costs_no_frame(
     for _ in range(2):
         session.wait_for(lambda: _n_archived(session) > 20)
         for victim in victims:
-            if victim in session.children():
-                session.children()[victim].kill()
+            if (process := session.children().get(victim)) is not None:
+                process.kill()
     report = json.loads(session.finish()[0])
     assert (report["received"], report["archived"], report["lost"]) == (
         10 * N_REPEATS,
