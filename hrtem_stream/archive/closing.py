@@ -1,8 +1,9 @@
-"""What is added to an archive when its series ends: ranks, the ranked view, the ledger."""
+"""What is added to an archive when its series ends: ranks, ranked view, ledger, marks, links."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -10,8 +11,10 @@ import xxhash
 from numpy.typing import NDArray
 
 from hrtem_stream.archive.column import digest_of
-from hrtem_stream.archive.layout import BULK, TEXT_BYTES, printable, texts_of
+from hrtem_stream.archive.layout import BULK, TEXT_BYTES, ArchiveHeader, printable, texts_of
 from hrtem_stream.archive.ledger import Ledger
+from hrtem_stream.archive.marks import add_marks
+from hrtem_stream.archive.structure import add_links
 from hrtem_stream.science.ranking import order, rank
 
 N_RANKED_MAX = 10_000
@@ -91,9 +94,15 @@ def add_digests(entry: h5py.Group, digests: dict[str, int]) -> None:
     entry["process"].attrs["digests"] = json.dumps(found)
 
 
+def add_neighbours(entry: h5py.Group, *, path: Path, header: ArchiveHeader, n_rows: int) -> None:
+    """Take in what lies beside the file: a copy of the marks, links to the structures."""
+    add_marks(entry, path=path, header=header, n_rows=n_rows)
+    add_links(entry, path)
+
+
 def reopen(entry: h5py.Group) -> None:
     """Take away what closing added, from a file whose writer died before it was renamed."""
-    for name in ("ranked", "scores/rank", "ledger/lost", "marks"):
+    for name in ("ranked", "scores/rank", "ledger/lost", "marks", "structure"):
         if name in entry:
             del entry[name]
     entry["process"].attrs.pop("digests", None)

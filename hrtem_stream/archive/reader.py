@@ -29,6 +29,7 @@ from hrtem_stream.archive.encoding import SetAsideFrame
 from hrtem_stream.archive.journal import JournalledFile, journal_path
 from hrtem_stream.archive.layout import SCORES, ArchiveHeader
 from hrtem_stream.archive.ledger import Ledger, Loss, lost_ranges
+from hrtem_stream.archive.structure import StructureFile, structures_of
 from hrtem_stream.errors import ArchiveError
 from hrtem_stream.messages import Calibration
 from hrtem_stream.science.ranking import order
@@ -341,6 +342,16 @@ class Archive:
             return max(
                 [-1, *(int(ordinal) for c in columns for ordinal in read_rows(c, slice(-1, None)))]
             )
+
+    def structure(self) -> StructureFile:
+        """Open the structures that were found in the frames; use them in a `with`.
+
+        Raises
+        ------
+        ArchiveError
+            There are none, or they are of another series.
+        """
+        return structures_of(self.path, self.header)
 
     @property
     def marks(self) -> tuple[tuple[NDArray[Any], ...], float]:

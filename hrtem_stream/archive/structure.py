@@ -7,18 +7,21 @@
       rings               frame_offset, size, row, column
       grains              frame_offset, orientation, area
       boundaries          frame_offset, first, second, misorientation, length
+      boundary_lines      frame_offset, boundary, row, column: points along the boundaries
       images              link to the images of the archive
-      process             NXprocess: version, source
+      process             NXprocess: version, source, series_id, first_row, digests
 
 Flat arrays with offsets: what belongs to entry i lies from frame_offset[i] to frame_offset[i + 1].
 Positions are in pixels of the detector, the middle of the first pixel at (0, 0); bonds count atoms
-of their own frame, boundaries its grains from 1. The archive itself is closed and verified, and
-is not opened for writing again.
+of their own frame, boundaries its grains from 1, boundary_lines its boundaries from 0. The archive
+itself is closed and verified, and is not opened for writing again: it has links to these tables
+under /entry/structure, see `add_links`. While structures are added the file is NAME.structure.live.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,25 +30,28 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from hrtem_stream.archive.bounds import read_rows
+from hrtem_stream.archive.column import digest_of
+from hrtem_stream.archive.journal import JournalledFile
+from hrtem_stream.archive.layout import ArchiveHeader
 from hrtem_stream.errors import ArchiveError
-from hrtem_stream.science.structure import Structure
-from hrtem_stream.version import __version__
 
-SUFFIX = ".structure.nxs"
+ENDING, LIVE_ENDING = ".structure.nxs", ".structure.live"
 
 PER_FRAME = {
     "frame": ("<i8", ""),
     "pixel_size": ("<f8", "nm"),
-    "is_calibrated": ("<i1", ""),
+    "is_calibrated": ("|i1", ""),
     "lattice_parameter": ("<f8", "px"),
     "lattice_uncertainty": ("<f8", "px"),
-    "contrast": ("<i1", ""),
+    "contrast": ("|i1", ""),
     "n_atoms": ("<i8", ""),
     "n_defects": ("<i8", ""),
     "n_grains": ("<i8", ""),
     "boundary_length": ("<f8", "nm"),
     "largest_grain": ("<f8", "nm^2"),
 }
+FAULT = "fault"
 TABLES = {
     "atoms": {"row": ("<f8", "px"), "column": ("<f8", "px"), "height": ("<f4", "")},
     "bonds": {
@@ -62,46 +68,77 @@ TABLES = {
         "misorientation": ("<f8", "deg"),
         "length": ("<f8", "nm"),
     },
+    "boundary_lines": {"boundary": ("<u4", ""), "row": ("<f4", "px"), "column": ("<f4", "px")},
 }
-_ROWS_PER_CHUNK = 4096
+LINKED = {"frames": "structure"} | {name: name for name in TABLES}
+"""What the archive links to, by the names of its links."""
+
+N_ATTEMPTS, ATTEMPT_WAIT_S = 20, 0.01
+MOST_IN_A_FRAME = 50_000_000
+"""Entries of one table that one frame may have: no detector has more pixels."""
+FAILURES = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, ArchiveError)
 
 
 def structure_path(archive: Path) -> Path:
-    """Return where the structures of an archive lie."""
-    return archive.with_name(archive.name.removesuffix(".nxs") + SUFFIX)
+    """Return where the structures of an archive lie, finished or still a `.part`."""
+    return _beside(archive, ENDING)
 
 
-def write_structures(
-    archive: Path, structures: Iterable[tuple[int, Structure | str]], *, overwrite: bool = False
-) -> Path:
-    """Write the structures of frames, each with its row in the archive, as they come.
+def live_path(archive: Path) -> Path:
+    """Return where they lie while more are added."""
+    return _beside(archive, LIVE_ENDING)
 
-    A frame without a structure comes with the reason. The file appears when all are written.
+
+def find_structures(archive: Path) -> Path | None:
+    """Return the file of the structures of an archive, None if there is none."""
+    for path in (structure_path(archive), live_path(archive)):
+        if path.exists():
+            return path
+    return None
+
+
+def structures_of(archive: Path, header: ArchiveHeader) -> StructureFile:
+    """Open the structures of an archive.
 
     Raises
     ------
     ArchiveError
-        If there is such a file already, or it cannot be written.
+        There are none, or they are of another series.
     """
-    path = structure_path(archive)
-    if path.exists() and not overwrite:
-        raise ArchiveError(f"{path} exists; --overwrite replaces it")
-    part = path.with_name(f"{path.name}.part")
-    try:
-        with h5py.File(part, "w", libver=("v108", "v110")) as file:
-            entry = _lay_out(file, archive)
-            for row, structure in structures:
-                _append(entry, row, structure)
-        part.replace(path)
-    except (OSError, RuntimeError) as error:
-        raise ArchiveError(f"{path} cannot be written: {error}") from error
-    finally:
-        part.unlink(missing_ok=True)
-    return path
+    path = find_structures(archive)
+    if path is None:
+        raise ArchiveError(
+            f"{structure_path(archive)} is missing; run: hrtem-stream analyse {archive}"
+        )
+    found = StructureFile(path)
+    if found.series_id not in ("", header.start.series_id):
+        found.close()
+        raise ArchiveError(f"{path} is of another series than {archive}")
+    return found
+
+
+def is_structure_file(path: Path) -> bool:
+    """Tell by its name whether a file holds structures."""
+    return path.name.endswith((ENDING, LIVE_ENDING))
+
+
+def add_links(entry: h5py.Group, archive: Path) -> None:
+    """Let an archive point to the tables of its structures, which may come later.
+
+    Until they do the links point nowhere, which HDF5 allows.
+    """
+    group = entry.create_group("structure")
+    group.attrs["NX_class"] = "NXcollection"
+    group.attrs["note"] = "links to NAME.structure.nxs, which hrtem-stream analyse writes"
+    for name, target in LINKED.items():
+        group[name] = h5py.ExternalLink(structure_path(archive).name, f"/entry/{target}")
 
 
 class StructureFile:
-    """Structures that `write_structures` wrote, open for reading; use it in a `with`."""
+    """Structures that were written beside an archive, open for reading; use it in a `with`.
+
+    Entries are in the order of their rows in the archive, whatever their order in the file.
+    """
 
     def __init__(self, path: Path) -> None:
         """Open the file.
@@ -111,20 +148,54 @@ class StructureFile:
         ArchiveError
             If there is none, or it is something else.
         """
+        for _ in range(N_ATTEMPTS if path.name.endswith(LIVE_ENDING) else 1):
+            try:
+                self._open(path)
+                return
+            except ArchiveError as error:
+                failure = error  # a live one may be amid a commit
+            time.sleep(ATTEMPT_WAIT_S)
+        raise failure
+
+    def _open(self, path: Path) -> None:
         try:
-            self._file = h5py.File(path, "r")
-        except OSError as error:
+            source: Any = path
+            if path.name.endswith(LIVE_ENDING):
+                source = JournalledFile.for_reading(path)
+            self._file = h5py.File(source, "r")
+        except FAILURES as error:
             raise ArchiveError(f"{path} cannot be opened: {error}") from error
         try:
-            entry = self._file["entry"]
-            self.frames: dict[str, NDArray[Any]] = {
-                name: entry["structure"][name][:] for name in PER_FRAME
-            }
-            self.faults: list[str] = list(entry["structure/fault"].asstr()[:])
-            self._offsets = {name: entry[name]["frame_offset"][:] for name in TABLES}
-        except (KeyError, OSError, TypeError, ValueError) as error:
+            self._read_frames(self._file["entry"])
+        except FAILURES as error:
             self._file.close()
             raise ArchiveError(f"{path} holds no structures: {error}") from error
+
+    def _read_frames(self, entry: h5py.Group) -> None:
+        attributes = entry["process"].attrs
+        self.series_id = str(attributes.get("series_id", ""))
+        """Of the archive, empty where an older file does not say."""
+        self.first_row = int(attributes.get("first_row", 0))
+        """Row in the series of the archive's first frame."""
+        self._tables = [name for name in TABLES if name in entry]  # older files lack the lines
+        columns = {name: read_rows(entry["structure"][name], slice(None)) for name in PER_FRAME}
+        faults = [text.decode() for text in read_rows(entry["structure"][FAULT], slice(None))]
+        offsets = {
+            name: read_rows(entry[name]["frame_offset"], slice(None)).astype(np.int64)
+            for name in self._tables
+        }
+        n = min(len(faults), *map(len, columns.values()), *(len(o) - 1 for o in offsets.values()))
+        for name, offset in offsets.items():
+            if (np.diff(offset) < 0).any() or np.diff(offset).max(initial=0) > MOST_IN_A_FRAME:
+                raise ArchiveError(f"{name}/frame_offset does not part the table among frames")
+        self._order = np.argsort(columns["frame"][:n], kind="stable")
+        self._offsets = offsets
+        self.frames: dict[str, NDArray[Any]] = {
+            name: values[:n][self._order] for name, values in columns.items()
+        }
+        """One value a frame each, by name."""
+        self.faults: list[str] = [faults[k] for k in self._order]
+        """Why a frame has no structure, empty where it has."""
 
     def __enter__(self) -> StructureFile:
         return self
@@ -135,124 +206,56 @@ class StructureFile:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
         self._file.close()
 
     def __len__(self) -> int:
         return len(self.faults)
 
+    def entry_of(self, row: int) -> int | None:
+        """Return the entry of a row of the archive, None if it has none."""
+        found = np.flatnonzero(self.frames["frame"] == row)
+        return int(found[-1]) if found.size else None
+
     def table(self, name: str, i: int) -> dict[str, NDArray[Any]]:
-        """Return the columns of a table for entry i: atoms, bonds, rings, grains, boundaries."""
-        begin, end = (int(offset) for offset in self._offsets[name][i : i + 2])
+        """Return the columns of one of `TABLES` for entry i.
+
+        Raises
+        ------
+        ArchiveError
+            If they are damaged.
+        """
+        if name not in self._tables:
+            return {column: np.zeros(0, dtype) for column, (dtype, _) in TABLES[name].items()}
+        begin, end = (int(offset) for offset in self._offsets[name][self._order[i] :][:2])
         group = self._file["entry"][name]
-        return {column: group[column][begin:end] for column in TABLES[name]}
+        try:
+            found = {column: read_rows(group[column], slice(begin, end)) for column in TABLES[name]}
+        except FAILURES as error:
+            raise ArchiveError(f"{self._file.filename}: {name}: {error}") from error
+        if {len(values) for values in found.values()} - {end - begin}:
+            raise ArchiveError(f"{self._file.filename}: {name} is cut short")
+        return found
+
+    def differences(self) -> list[str]:
+        """Name the tables that are not what was written, by their digests."""
+        entry = self._file["entry"]
+        written = json.loads(entry["process"].attrs.get("digests", "{}"))
+        differences = []
+        for name, digest in written.items():
+            try:
+                found = digest_of(entry[name])
+            except FAILURES as error:
+                differences.append(f"{name} cannot be read: {error}")
+                continue
+            if found != digest:
+                differences.append(f"{name} is not what was written")
+        return differences
 
 
-def _lay_out(file: h5py.File, archive: Path) -> h5py.Group:
-    file.attrs["NX_class"] = "NXroot"
-    file.attrs["default"] = "entry"
-    entry = _group(file, "entry", "NXentry")
-    entry.attrs["default"] = "structure"
-    process = _group(entry, "process", "NXprocess")
-    process["program"], process["version"] = "hrtem_stream", __version__
-    process["source"] = archive.name
-    entry["images"] = h5py.ExternalLink(archive.name, "/entry/images")
-    frames = _group(entry, "structure", "NXdata")
-    frames.attrs["signal"] = "n_atoms"
-    frames.attrs["axes"] = ["frame"]
-    for name, (dtype, units) in PER_FRAME.items():
-        _column(frames, name, dtype, units)
-    frames.create_dataset(
-        "fault", (0,), h5py.string_dtype("utf-8", 255), maxshape=(None,), chunks=(128,)
-    )
-    for name, columns in TABLES.items():
-        group = _group(entry, name, "NXcollection")
-        for column, (dtype, units) in columns.items():
-            _column(group, column, dtype, units)
-        _column(group, "frame_offset", "<u8", "")
-        _extend(group["frame_offset"], np.zeros(1, np.uint64))
-    return entry
-
-
-def _append(entry: h5py.Group, row: int, structure: Structure | str) -> None:
-    fault = structure if isinstance(structure, str) else ""
-    values = _values(structure) if not isinstance(structure, str) else {}
-    frames = entry["structure"]
-    for name, (dtype, _) in PER_FRAME.items():
-        missing = np.nan if np.dtype(dtype).kind == "f" else 0
-        value = row if name == "frame" else values.get(name, missing)
-        _extend(frames[name], np.array([value], dtype))
-    coded = fault.encode()[:255].decode("utf-8", "ignore").encode()
-    _extend(frames["fault"], np.array([coded], frames["fault"].dtype))
-    tables = _tables(structure) if not isinstance(structure, str) else {}
-    for name, columns in TABLES.items():
-        group = entry[name]
-        for column, (dtype, _) in columns.items():
-            if name in tables:
-                _extend(group[column], tables[name][column].astype(dtype))
-        end = group[next(iter(columns))].shape[0]
-        _extend(group["frame_offset"], np.array([end], np.uint64))
-
-
-def _values(structure: Structure) -> dict[str, float]:
-    return {
-        "pixel_size": structure.pixel_size_nm,
-        "is_calibrated": structure.is_calibrated,
-        "lattice_parameter": structure.lattice.px,
-        "lattice_uncertainty": structure.lattice.uncertainty_px,
-        "contrast": structure.contrast,
-        "n_atoms": len(structure.positions),
-        "n_defects": len(structure.network.defects),
-        "n_grains": len(structure.grains.area_nm2),
-        "boundary_length": structure.boundary_length_nm,
-        "largest_grain": structure.largest_grain_nm2,
-    }
-
-
-def _tables(structure: Structure) -> dict[str, dict[str, NDArray[Any]]]:
-    network, grains = structure.network, structure.grains
-    return {
-        "atoms": {
-            "row": structure.positions[:, 0],
-            "column": structure.positions[:, 1],
-            "height": structure.height,
-        },
-        "bonds": {
-            "first": network.bonds[:, 0],
-            "second": network.bonds[:, 1],
-            "length": network.length_nm,
-            "angle": network.angle_deg,
-        },
-        "rings": {
-            "size": network.ring_size,
-            "row": network.ring_centre[:, 0],
-            "column": network.ring_centre[:, 1],
-        },
-        "grains": {"orientation": grains.orientation_deg, "area": grains.area_nm2},
-        "boundaries": {
-            "first": grains.pairs[:, 0],
-            "second": grains.pairs[:, 1],
-            "misorientation": grains.misorientation_deg,
-            "length": grains.length_nm,
-        },
-    }
-
-
-def _group(parent: Any, name: str, nx_class: str) -> h5py.Group:
-    group = parent.create_group(name)
-    group.attrs["NX_class"] = nx_class
-    return group
-
-
-def _column(group: h5py.Group, name: str, dtype: str, units: str) -> None:
-    dataset = group.create_dataset(
-        name, (0,), dtype, maxshape=(None,), chunks=(_ROWS_PER_CHUNK,), compression="gzip",
-        compression_opts=1, shuffle=True,
-    )  # fmt: skip
-    if units:
-        dataset.attrs["units"] = units
-
-
-def _extend(dataset: h5py.Dataset, values: NDArray[Any]) -> None:
-    n = dataset.shape[0]
-    dataset.resize(n + len(values), axis=0)
-    dataset[n:] = values
+def _beside(archive: Path, ending: str) -> Path:
+    stem = archive.name.removesuffix(".part").removesuffix(".nxs")
+    return archive.with_name(stem + ending)

@@ -13,6 +13,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from hrtem_stream.archive.reader import Archive, Runs, open_archive
+from hrtem_stream.archive.structure import find_structures
 from hrtem_stream.archive.tables import working_digest
 from hrtem_stream.errors import ArchiveError
 from hrtem_stream.science.ranking import rank
@@ -95,6 +96,10 @@ def _differences(archive: Archive) -> Iterator[str]:
         except (ArchiveError, OSError, ValueError) as error:
             yield f"row {row}: {error}"
     yield from _ledger_differences(archive, scores["sequence"])
+    if find_structures(archive.path) is not None:
+        with archive.structure() as structures:
+            for difference in structures.differences():
+                yield f"structures: {difference}"
 
 
 def _table_differences(archive: Archive, scores: dict[str, NDArray[Any]]) -> Iterator[str]:

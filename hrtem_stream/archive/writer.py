@@ -18,7 +18,13 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from hrtem_stream.archive.closing import add_digests, add_ledger, add_ranking, reopen
+from hrtem_stream.archive.closing import (
+    add_digests,
+    add_ledger,
+    add_neighbours,
+    add_ranking,
+    reopen,
+)
 from hrtem_stream.archive.codec import Codec
 from hrtem_stream.archive.encoding import (
     EncodedFrame,
@@ -36,7 +42,6 @@ from hrtem_stream.archive.layout import (
     mark_default,
 )
 from hrtem_stream.archive.ledger import Ledger, Loss, lost_ranges
-from hrtem_stream.archive.marks import add_marks
 from hrtem_stream.archive.tables import Row, Tables, scores_of, stored_bytes
 from hrtem_stream.errors import ArchiveError
 from hrtem_stream.messages import LossRange, SegmentedFrame, SeriesEnd, SeriesStart
@@ -398,7 +403,7 @@ class ArchiveWriter:
             add_ranking(entry, np.array(self._fractions, np.float64))
             add_ledger(entry, ledger, whole_series)
             add_digests(entry, self._tables.digests())
-            add_marks(entry, path=self.path, header=self.header, n_rows=self._n_rows)
+            add_neighbours(entry, path=self.path, header=self.header, n_rows=self._n_rows)
             self._commit()
             self._release()
             part_path(self.path).replace(self.path)

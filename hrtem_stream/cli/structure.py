@@ -10,7 +10,6 @@ import typer
 
 from hrtem_stream.cli.console import output_errors, print_json, say
 from hrtem_stream.cli.options import Json, Overwrite, PixelSizeOption
-from hrtem_stream.errors import ArchiveError
 
 if TYPE_CHECKING:
     from hrtem_stream.archive.reader import Archive
@@ -36,17 +35,26 @@ def analyse(
 ) -> None:
     """Find atoms, bonds, rings, grains and boundaries in the graphene of an archive.
 
-    Results go to NAME.structure.nxs beside the archive. The pixel size is that of the option, of
-    the archive's calibration, or of the lattice itself, taken as 0.246 nm.
+    Results go to NAME.structure.nxs beside the archive, to which /entry/structure in it points.
+    Frames that are there already, found while the session ran or by an analysis that was broken
+    off, are not analysed again. The pixel size is that of the option, of the archive's
+    calibration, or of the lattice itself, taken as 0.246 nm.
     """
     from hrtem_stream.archive import structure_export
     from hrtem_stream.archive.reader import open_archive
-    from hrtem_stream.archive.structure import StructureFile, write_structures
+    from hrtem_stream.archive.structure import StructureFile, structure_path
+    from hrtem_stream.archive.structure_writer import StructureWriter
 
-    with open_archive(archive) as series:
+    path = structure_path(archive)
+    with (
+        open_archive(archive) as series,
+        StructureWriter.begin(archive, series.header, overwrite=overwrite) as writer,
+    ):
         rows = [int(row) for row in series.ranking()[: best or None]]
-        results = _structures(series, sorted(rows), pixel_size_nm, overlays)
-        path = write_structures(archive, results, overwrite=overwrite)
+        n_known = len(writer.rows)
+        new = sorted(set(rows) - writer.rows)
+        for row, structure in _structures(series, new, pixel_size_nm, overlays):
+            writer.append(row, structure)
     with StructureFile(path) as structures:
         if csv is not None:
             with output_errors(csv):
@@ -60,6 +68,7 @@ def analyse(
         report = {
             "output": str(path),
             "n_frames": len(structures),
+            "n_known_before": n_known,
             "n_without_structure": sum(bool(fault) for fault in structures.faults),
             "n_atoms": int(structures.frames["n_atoms"].sum()),
             "n_defects": int(structures.frames["n_defects"].sum()),
@@ -83,17 +92,13 @@ def rank(
     import numpy as np
 
     from hrtem_stream.archive.reader import open_archive
-    from hrtem_stream.archive.structure import StructureFile, structure_path
 
     with open_archive(archive) as series:
         names = series.score("name")
         if by == "graphene_fraction":
             rows, values = np.arange(len(series)), series.score(by)
         else:
-            path = structure_path(archive)
-            if not path.exists():
-                raise ArchiveError(f"{path} is missing; run: hrtem-stream analyse {archive}")
-            with StructureFile(path) as structures:
+            with series.structure() as structures:
                 rows, values = structures.frames["frame"], structures.frames[by].astype(float)
     order = np.argsort(-np.nan_to_num(values, nan=-1.0), kind="stable")[:best]
     table: list[dict[str, Any]] = [
@@ -111,28 +116,11 @@ def rank(
 def _structures(
     series: Archive, rows: list[int], pixel_size_nm: float, overlays: Path | None
 ) -> Iterator[tuple[int, Structure | str]]:
-    from hrtem_stream.science.structure import analyse_frame
+    from hrtem_stream.archive.structure_analysis import analyse_row
 
-    pixel_size_nm = pixel_size_nm or series.calibration.pixel_size_nm or 0.0
-    faults, methods = series.score("fault"), series.score("method")
     for row in rows:
-        if faults[row] or methods[row] == "none":
-            yield row, str(faults[row]) or "the frame was not segmented"
-            continue
-        frame = series.frame(row)
-        if frame.dtype.kind == "i":
-            frame = frame.astype("f4")
-        try:
-            structure = analyse_frame(
-                frame,
-                amorphous=series.mask(row),
-                vacuum=series.vacuum(row) | series.beam_off(row),
-                pixel_size_nm=pixel_size_nm,
-            )
-        except ValueError as error:
-            yield row, str(error)
-            continue
-        if overlays is not None:
+        frame, structure = analyse_row(series, row, pixel_size_nm=pixel_size_nm)
+        if overlays is not None and not isinstance(structure, str):
             _write_overlays(overlays, row, frame, structure)
         yield row, structure
 

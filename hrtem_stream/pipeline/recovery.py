@@ -15,6 +15,7 @@ from pathlib import Path
 from hrtem_stream.archive.journal import remove_stillborn
 from hrtem_stream.archive.reader import open_archive
 from hrtem_stream.archive.recovery import recover
+from hrtem_stream.archive.structure import is_structure_file
 from hrtem_stream.errors import ArchiveError, LogError, SettingsError
 from hrtem_stream.pipeline.leftovers import archive_folder
 from hrtem_stream.pipeline.names import session_lock
@@ -281,7 +282,8 @@ def _logs_in(folder: Path, log: Path | None) -> list[Path]:
 
 
 def _finished(folder: Path) -> dict[Path, tuple[int, int]]:
-    states = {path: path.stat() for path in folder.glob("*.nxs")}
+    archives = (path for path in folder.glob("*.nxs") if not is_structure_file(path))
+    states = {path: path.stat() for path in archives}
     return {path: (state.st_mtime_ns, state.st_ino) for path, state in states.items()}
 
 

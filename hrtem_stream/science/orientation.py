@@ -65,6 +65,10 @@ class Grains:
     """(m, 2), labels of the neighbours."""
     length_nm: NDArray[np.float64]
     """(m,), of the boundary of each pair."""
+    line: NDArray[np.float64]
+    """(k, 2), points on the boundaries, in pixels of the map."""
+    line_pair: NDArray[np.int32]
+    """(k,), index of the pair between which a point lies."""
 
 
 def orientation_map(image: Float, *, pixel_size_nm: float) -> OrientationMap:
@@ -134,7 +138,8 @@ def find_grains(found: OrientationMap, *, lattice: Mask, pixel_size_nm: float) -
     labels = _shared_out(found, seeds, orientation, lattice=lattice, reach=3 * step)
     n_grains = len(orientation)
     counts = np.bincount(labels.ravel(), minlength=n_grains + 1)[1:]
-    pairs, lengths, boundary = _borders(labels, pixel_size_nm)
+    line, between, boundary = _borders(labels)
+    pairs, line_pair, n_edges = np.unique(between, axis=0, return_inverse=True, return_counts=True)
     first, second = orientation[pairs[:, 0] - 1], orientation[pairs[:, 1] - 1]
     return Grains(
         labels=labels,
@@ -143,7 +148,10 @@ def find_grains(found: OrientationMap, *, lattice: Mask, pixel_size_nm: float) -
         boundary=boundary,
         misorientation_deg=np.abs(difference_deg(first, second)),
         pairs=pairs,
-        length_nm=lengths,
+        # Edges of pixels along a line of random direction are 4/π longer than the line.
+        length_nm=n_edges * pixel_size_nm * np.pi / 4,
+        line=line,
+        line_pair=line_pair.reshape(-1).astype(np.int32),
     )
 
 
@@ -235,23 +243,19 @@ def _shared_out(
 
 
 def _borders(
-    labels: NDArray[np.int32], pixel_size_nm: float
-) -> tuple[NDArray[np.int32], NDArray[np.float64], Mask]:
-    """List neighbouring grains and the length of the line between them, and mark the line."""
+    labels: NDArray[np.int32],
+) -> tuple[NDArray[np.float64], NDArray[np.int32], Mask]:
+    """Find the edges of pixels between two grains: their middles, the two labels, and a mask."""
     boundary = np.zeros(labels.shape, np.bool_)
-    sides = []
+    middles, sides = [], []
     for axis in (0, 1):
         here = labels[:-1] if axis == 0 else labels[:, :-1]
         next_ = labels[1:] if axis == 0 else labels[:, 1:]
         meets = (here != next_) & (here > 0) & (next_ > 0)
         (boundary[:-1] if axis == 0 else boundary[:, :-1])[meets] = True
+        middles.append(np.argwhere(meets) + np.array([0.5, 0.0] if axis == 0 else [0.0, 0.5]))
         sides.append(np.sort(np.stack([here[meets], next_[meets]], axis=1), axis=1))
-    edges = np.concatenate(sides)
-    if not len(edges):
-        return np.zeros((0, 2), np.int32), np.zeros(0), boundary
-    pairs, counts = np.unique(edges, axis=0, return_counts=True)
-    # Edges of pixels along a line of random direction are 4/π longer than the line.
-    return pairs.astype(np.int32), counts * pixel_size_nm * np.pi / 4, boundary
+    return np.concatenate(middles), np.concatenate(sides), boundary
 
 
 def _dilated(values: Float, reach: int) -> Float:

@@ -6,7 +6,7 @@ of about 0.02 nm where those are finer; positions are given in pixels of the det
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -77,6 +77,8 @@ class Structure:
     classes: NDArray[np.uint8]
     """(P, Q) map of graphene, boundary, vacuum, amorphous."""
     map_pixel_nm: float
+    boundary_line: Positions
+    """(k, 2), points on the boundaries between grains, `grains.line` in pixels of the detector."""
 
     @property
     def boundary_length_nm(self) -> float:
@@ -146,6 +148,7 @@ def analyse_frame(
         orientation_deg=found.orientation_deg,
         classes=classes,
         map_pixel_nm=map_nm,
+        boundary_line=_on_detector(grains.line, map_nm / fine_nm * ratio),
     )
 
 
@@ -266,15 +269,8 @@ def _with_bonds(grains: Grains, positions: Positions, network: Network, to_map: 
             vector = np.exp(6j * np.deg2rad(near)).mean()
             orientation[n - 1] = np.rad2deg(np.angle(vector)) / 6 % 60.0
     first, second = orientation[grains.pairs[:, 0] - 1], orientation[grains.pairs[:, 1] - 1]
-    return Grains(
-        labels=grains.labels,
-        orientation_deg=orientation,
-        area_nm2=grains.area_nm2,
-        boundary=grains.boundary,
-        misorientation_deg=np.abs(difference_deg(first, second)),
-        pairs=grains.pairs,
-        length_nm=grains.length_nm,
-    )
+    misorientation = np.abs(difference_deg(first, second))
+    return replace(grains, orientation_deg=orientation, misorientation_deg=misorientation)
 
 
 def _on_detector(positions: Positions, ratio: float) -> Positions:

@@ -9,14 +9,16 @@ import h5py
 import numpy as np
 import pytest
 
-from hrtem_stream.archive.structure import (
-    StructureFile,
-    structure_path,
-    write_structures,
-)
+from hrtem_stream.archive.layout import ArchiveHeader
+from hrtem_stream.archive.reader import open_archive
+from hrtem_stream.archive.structure import StructureFile, live_path, structure_path
 from hrtem_stream.archive.structure_export import write_csv, write_extended_xyz, write_xyz
+from hrtem_stream.archive.structure_writer import StructureWriter, write_structures
+from hrtem_stream.archive.verify import verify
 from hrtem_stream.errors import ArchiveError
+from hrtem_stream.messages import SeriesEnd
 from hrtem_stream.science.structure import Structure, analyse_frame
+from tests.archive import series
 from tests.science.test_lattice_scale import counted, honeycomb
 
 
@@ -27,10 +29,18 @@ def structure() -> Structure:
     return analyse_frame(frame, amorphous=none, vacuum=none, pixel_size_nm=0.03)
 
 
+def _header(series_id: str = "id-1") -> ArchiveHeader:
+    return ArchiveHeader(
+        start=series.start(series_id=series_id), shape=(200, 240), dtype="<u2", codec="none",
+        keep="graphene", provenance={}, log_id=1, ordinal=0, first_row=0,
+        working_shape=series.WORKING_SHAPE, coefficients_shape=(5, 5),
+    )  # fmt: skip
+
+
 @pytest.fixture
 def path(tmp_path: Path, structure: Structure) -> Path:
     rows = [(3, structure), (5, "no lattice – nirgends"), (7, structure)]
-    return write_structures(tmp_path / "a.nxs", rows)
+    return write_structures(tmp_path / "a.nxs", _header(), rows)
 
 
 def test_structures_come_back_as_they_were(path: Path, structure: Structure) -> None:
@@ -57,26 +67,72 @@ def test_the_file_is_nexus_and_links_to_the_images(path: Path) -> None:
         assert file["entry"].get("images", getlink=True).path == "/entry/images"
 
 
-def test_a_file_is_replaced_only_when_asked(path: Path, structure: Structure) -> None:
+def test_more_is_added_unless_it_is_to_begin_anew(path: Path, structure: Structure) -> None:
     archive = path.with_name("a.nxs")
     assert structure_path(archive) == path
-    with pytest.raises(ArchiveError, match="exists; --overwrite"):
-        write_structures(archive, [])
-    write_structures(archive, [(0, structure)], overwrite=True)
+    write_structures(archive, _header(), [(4, structure)])
+    with StructureFile(path) as structures:
+        assert structures.frames["frame"].tolist() == [3, 4, 5, 7]
+        assert structures.faults == ["", "", "no lattice – nirgends", ""]
+        np.testing.assert_array_equal(
+            structures.table("atoms", 1)["row"], structure.positions[:, 0]
+        )
+        assert structures.entry_of(5) == 2
+        assert structures.entry_of(6) is None
+        assert structures.differences() == []
+    write_structures(archive, _header(), [(0, structure)], overwrite=True)
     with StructureFile(path) as structures:
         assert len(structures) == 1
 
 
-def test_an_analysis_that_fails_leaves_the_former_file(path: Path, structure: Structure) -> None:
-    def broken():  # type: ignore[no-untyped-def]
-        yield 0, structure
-        raise KeyError("a bug")
-
-    with pytest.raises(KeyError):
-        write_structures(path.with_name("a.nxs"), broken(), overwrite=True)
+def test_structures_of_another_series_are_not_mixed_in(path: Path, structure: Structure) -> None:
+    with pytest.raises(ArchiveError, match="is of another series; --overwrite"):
+        write_structures(path.with_name("a.nxs"), _header("id-2"), [(0, structure)])
     with StructureFile(path) as structures:
         assert len(structures) == 3
-    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_what_was_committed_before_a_failure_is_there_for_the_next(
+    tmp_path: Path, structure: Structure
+) -> None:
+    archive = tmp_path / "a.nxs"
+    with pytest.raises(KeyError), StructureWriter.begin(archive, _header()) as writer:
+        writer.append(0, structure)
+        writer.commit()
+        writer.append(1, structure)
+        raise KeyError("a bug")
+    assert not structure_path(archive).exists()
+    with StructureFile(live_path(archive)) as structures:
+        assert structures.frames["frame"].tolist() == [0]
+    with StructureWriter.begin(archive, _header()) as writer:
+        assert writer.rows == {0}
+        writer.append(1, structure)
+    with StructureFile(structure_path(archive)) as structures:
+        assert structures.frames["frame"].tolist() == [0, 1]
+        assert structures.differences() == []
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.structure.nxs"]
+
+
+def test_the_archive_points_to_its_structures_and_verify_looks_at_them(
+    tmp_path: Path, structure: Structure
+) -> None:
+    writer = series.create(tmp_path / "a.nxs")
+    writer.close(SeriesEnd(n_received=0), ordinal=1)
+    with open_archive(tmp_path / "a.nxs") as archive, pytest.raises(ArchiveError, match="analyse"):
+        archive.structure()
+    with open_archive(tmp_path / "a.nxs") as archive:
+        header = archive.header
+    path = write_structures(tmp_path / "a.nxs", header, [(0, structure)])
+    with h5py.File(tmp_path / "a.nxs") as file:  # as any other program
+        assert len(file["entry/structure/atoms/row"]) == len(structure.positions)
+    with open_archive(tmp_path / "a.nxs") as archive, archive.structure() as structures:
+        assert len(structures) == 1
+    assert verify(tmp_path / "a.nxs").differences == ()
+    with h5py.File(path, "r+") as file:
+        file["entry/atoms/row"][0] += 1.0
+    found = verify(tmp_path / "a.nxs")
+    assert found.differences
+    assert any("atoms/row is not what was written" in line for line in found.differences)
 
 
 def test_something_else_is_refused(tmp_path: Path) -> None:
@@ -91,7 +147,9 @@ def test_something_else_is_refused(tmp_path: Path) -> None:
 def test_the_csv_has_a_line_an_atom(path: Path, structure: Structure, tmp_path: Path) -> None:
     with StructureFile(path) as structures:
         paths = write_csv(structures, tmp_path / "csv")
-    assert [p.stem for p in paths] == ["frames", "atoms", "bonds", "rings", "grains", "boundaries"]
+    assert [p.stem for p in paths] == [
+        "frames", "atoms", "bonds", "rings", "grains", "boundaries", "boundary_lines",
+    ]  # fmt: skip
     with paths[1].open(encoding="utf-8") as file:
         lines = list(csv.reader(file))
     assert lines[0] == ["frame", "row [px]", "column [px]", "height"]
