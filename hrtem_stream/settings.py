@@ -382,6 +382,13 @@ class PageSettings(Table):
     """Port of the page; another free one where it is taken; 0: any free one."""
 
 
+class StructureSettings(Table):
+    """Atoms, bonds and grains, found while the session runs."""
+
+    every: int = Field(0, ge=0)
+    """Each so many-th frame is analysed, as far as the processor is free; 0: none."""
+
+
 class DrillSettings(Table):
     """Faults that `hrtem-stream drill` injects into the stages."""
 
@@ -432,6 +439,7 @@ class Settings(BaseSettings):
     security: SecuritySettings = SecuritySettings()
     drill: DrillSettings = DrillSettings()
     page: PageSettings = PageSettings()
+    structure: StructureSettings = StructureSettings()
 
     @model_validator(mode="after")
     def _workers_here_exist(self) -> Settings:

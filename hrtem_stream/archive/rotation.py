@@ -51,6 +51,15 @@ def indices(path: Path, *, frames_per_file: int | None) -> list[int]:
     return sorted({int(match[1]) - 1 for match in found if match and int(match[1])})
 
 
+def present_files(path: Path, *, frames_per_file: int | None) -> list[Path]:
+    """List the files of an archive in their order, each finished or still a `.part`."""
+    numbers = indices(path, frames_per_file=frames_per_file)
+    named = [file_path(path, index, frames_per_file=frames_per_file) for index in numbers]
+    files = [found for file in named for found in (part_path(file), file) if found.exists()]
+    # A file under way and one that was opened by hand have the name as it is.
+    return files or ([path] if path.exists() else [])
+
+
 def unfinished(path: Path, *, frames_per_file: int | None) -> list[Path]:
     """List the unfinished files that are there of an archive."""
     numbers = indices(path, frames_per_file=frames_per_file)

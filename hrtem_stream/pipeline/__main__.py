@@ -1,5 +1,6 @@
 """One stage in its process: `python -m hrtem_stream.pipeline STAGE INDEX FOLDER PARENT`.
 
+STAGE may be `structures`, too, which is none: see `structures`.
 With `recover FOLDER PARENT` it finishes what an earlier session left there.
 """
 
@@ -23,8 +24,12 @@ def main(arguments: list[str]) -> int:
         return _recover(Path(arguments[1]), int(arguments[2]))
     name, index, runtime, parent = arguments
     die_with_parent(int(parent))
-    text = (Path(runtime) / "settings.json").read_text(encoding="utf-8")
-    return run_stage(name, int(index), settings_from_json(text))
+    settings = settings_from_json((Path(runtime) / "settings.json").read_text(encoding="utf-8"))
+    if name == "structures":
+        from hrtem_stream.pipeline.structures import run_structures
+
+        return run_structures(settings)
+    return run_stage(name, int(index), settings)
 
 
 def _recover(folder: Path, parent: int) -> int:

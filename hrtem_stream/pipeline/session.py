@@ -89,7 +89,7 @@ def run_session(
     if "sort" in settings.session.stages:
         check_output(settings)
     check_camera(settings)
-    page = _page(settings)
+    page, structures = _page(settings), _structures(settings)
     sweep()
     with session_lock(settings):
         pass  # it does not run
@@ -105,6 +105,7 @@ def run_session(
 
         def look() -> None:
             page.tend()
+            structures.tend()
             observation.look()
             reports.tend()
             watch(_progress(settings))
@@ -120,7 +121,7 @@ def run_session(
         observation = Observation(settings, restarts=lambda: supervisor.restarts)
         in_order, message, code = False, "", 0
         try:
-            with page, observation:
+            with page, structures, observation:
                 in_order = supervisor.run()
         except GaveUpError as error:
             message = failure(runtime) or str(error)
@@ -232,6 +233,17 @@ def _page(settings: Settings) -> Companion:
         token_for(settings.page.host, settings.token_path, what="page.host")
     command = [sys.executable, "-m", "hrtem_stream.web", str(settings.runtime_directory)]
     return Companion([*command, str(os.getpid())] if wanted else [], name="the page")
+
+
+def _structures(settings: Settings) -> Companion:
+    """Give the process that finds structures; one of nothing where none are wanted."""
+    from hrtem_stream.pipeline.structures import STOP_S
+    from hrtem_stream.runtime.companion import Companion
+
+    wanted = settings.structure.every and "sort" in settings.session.stages
+    command = [sys.executable, "-m", "hrtem_stream.pipeline", "structures", "0"]
+    command += [str(settings.runtime_directory), str(os.getpid())]
+    return Companion(command if wanted else [], name="the search for structures", stop_s=STOP_S)
 
 
 def _progress(settings: Settings) -> Progress:

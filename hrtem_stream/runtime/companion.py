@@ -30,12 +30,20 @@ class Companion:
         Empty for none.
     name
         For the log.
+    stop_s
+        How long it may take to end.
     """
 
     def __init__(
-        self, command: Sequence[str], *, name: str, clock: Callable[[], float] = time.monotonic
+        self,
+        command: Sequence[str],
+        *,
+        name: str,
+        stop_s: float = STOP_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._command, self._name, self._clock = command, name, clock
+        self._stop_s = stop_s
         self._process: subprocess.Popen[bytes] | None = None
         self._started_s = 0.0
         self._restart_at_s: float | None = None
@@ -57,7 +65,7 @@ class Companion:
             return
         self._process.terminate()
         try:
-            self._process.wait(STOP_S)
+            self._process.wait(self._stop_s)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

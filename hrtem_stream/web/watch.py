@@ -20,8 +20,7 @@ from typing import Any, Protocol
 
 from hrtem_stream.archive.marks import Marks, marks_of, marks_path, read_marks, write_marks
 from hrtem_stream.archive.reader import Archive, open_archive
-from hrtem_stream.archive.rotation import file_path
-from hrtem_stream.archive.writer import part_path
+from hrtem_stream.archive.rotation import present_files
 from hrtem_stream.errors import ArchiveError, WireError
 from hrtem_stream.messages import FrameSummary, SeriesStatus, Station
 from hrtem_stream.runtime.pause import go_on, pause, paused_since
@@ -398,17 +397,8 @@ class Watch:
         status = self._view.status if self._view else None
         if status is None:
             return []
-        path = Path(status.archive)
         per_file = self.settings.archive.frames_per_file or None
-        files: list[Path] = []
-        for index in range(10_000):
-            file = file_path(path, index, frames_per_file=per_file)
-            found = [p for p in (part_path(file), file) if p.exists()][:1]
-            files += found
-            if not found or per_file is None:
-                break
-        # A file under way and one that was opened by hand have the name as it is.
-        return files or ([path] if path.exists() else [])
+        return present_files(Path(status.archive), frames_per_file=per_file)
 
 
 def _columns(archive: Archive) -> dict[str, Any]:
