@@ -38,6 +38,7 @@ class FullView:
         with ui.dialog().props("maximized") as self._dialog, ui.card().classes("h-full"):
             self.viewer = Viewer(watch, images, look, kind="full")
             self._text = ui.label().classes("h-caption")
+            self._found = ui.label().classes("h-structure")
             with ui.element("div").classes("h-row"):
                 self._button("chevron_left", "Previous in rank (left arrow)", lambda: self.step(-1))
                 self._button("chevron_right", "Next in rank (right arrow)", lambda: self.step(1))
@@ -64,6 +65,7 @@ class FullView:
         self.refresh()
         self.viewer.badge.set_text("full view")
         self._dialog.open()  # at once, so that the next key is meant for this frame
+        self._found.set_text("")
         try:
             still = await run.io_bound(self._images.still, row)
             grey = await run.io_bound(self._images.screen, row)
@@ -73,6 +75,17 @@ class FullView:
         if still is not None and self.row == row:  # no later step overtook it
             self.viewer.show(row, still, f"frame {row}", grey=grey)
             self.viewer.show_spectrum()
+            await self._show_structure(row)
+
+    async def _show_structure(self, row: int) -> None:
+        try:
+            found = await run.io_bound(self._images.structure, row)
+        except ArchiveError as error:
+            self._found.set_text(str(error))
+            return
+        if found is not None and self.row == row:
+            self._found.set_text(found.words)
+            self.viewer.show_bonds()
 
     async def step(self, n_places: int) -> None:
         """Go to the frame so many places further down the ranking."""

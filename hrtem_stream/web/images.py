@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from hrtem_stream.errors import ArchiveError
 from hrtem_stream.messages import FrameSummary
 from hrtem_stream.web.pictures import grey_jpeg, mask_png, screen_image, spectrum
+from hrtem_stream.web.structures import Found, structure_of
 from hrtem_stream.web.watch import Watch
 
 N_PINNED = 64
@@ -130,6 +131,33 @@ class Images:
             self._put(self._screens, key, grey, N_SCREENS)
         return grey
 
+    def structure(self, row: int) -> Found | None:
+        """Give the structure of a frame, None if there is none; reads the archive.
+
+        Raises
+        ------
+        ArchiveError
+            It is not to be had.
+        """
+        view = self._watch.view
+        with self._reading, self._watch.open_row(row) as (archive, index):
+            found = structure_of(archive, index)
+        if found is not None:
+            key = ("bonds", view.series_id if view else "", row)
+            self._put(self._encoded, key, found.bonds, N_ENCODED)
+        return found
+
+    def bonds(self, row: int) -> bytes:
+        """Give bonds and boundaries as PNG."""
+
+        def make() -> bytes:
+            found = self.structure(row)
+            if found is None:
+                raise ArchiveError(f"frame {row} was not analysed")
+            return found.bonds
+
+        return self._once("bonds", row, make)
+
     def _once(self, kind: str, row: int, make: Callable[[], bytes]) -> bytes:
         view = self._watch.view
         key = (kind, view.series_id if view else "", row)
@@ -168,6 +196,7 @@ def image_routes(watch: Watch, images: Images) -> APIRouter:
 
     add("frame", images.frame, "jpg", "image/jpeg")
     add("mask", images.mask, "png", "image/png")
+    add("bonds", images.bonds, "png", "image/png")
     add("spectrum", images.spectrum, "jpg", "image/jpeg")
     add("full", images.full, "jpg", "image/jpeg")
     return router

@@ -5,7 +5,7 @@ document.addEventListener("keydown", (event) => {
   if (at.closest("input, textarea, [contenteditable]")) return;
   if (event.key.startsWith("Arrow") && at.closest('[role="slider"]')) return;
   if (event.key === " " && at.closest('button, [role="button"]')) return;
-  const keys = [" ", "ArrowLeft", "ArrowRight", "s", "x", "o", "f"];
+  const keys = [" ", "ArrowLeft", "ArrowRight", "s", "x", "o", "f", "b"];
   if (!keys.includes(event.key)) return;
   event.preventDefault();
   emitEvent("hrtem_key", event.key);

@@ -149,6 +149,8 @@ class Page:
             self._spectrum_box.on_value_change(
                 lambda event: self._set_look(has_spectrum=event.value)
             )
+            self._bonds_box = ui.checkbox("bonds in the full view (b)", value=look.has_bonds)
+            self._bonds_box.on_value_change(lambda event: self._set_look(has_bonds=event.value))
             ui.html(
                 '<span class="h-chip" style="background: var(--amorphous)"></span>amorphous '
                 f"({AMORPHOUS_WORD}) "
@@ -279,6 +281,7 @@ class Page:
             "s": lambda: self._toggle("star"),
             "x": lambda: self._toggle("reject"),
             "o": lambda: self._overlay_box.set_value(not self._look.has_overlay),
+            "b": lambda: self._bonds_box.set_value(not self._look.has_bonds),
             "f": lambda: self._spectrum_box.set_value(not self._look.has_spectrum),
         }
         deed = deeds.get(key)

@@ -27,6 +27,7 @@ class Look:
     opacity: float = 0.35
     has_overlay: bool = True
     has_spectrum: bool = True
+    has_bonds: bool = True
 
 
 class Viewer:
@@ -48,6 +49,9 @@ class Viewer:
             self._frame = ui.element("img").props('alt="No frame yet"')
             self._frame.on("load", self._note_loaded, args=[])
             self._mask = ui.element("img").classes("h-mask").props('alt=""')
+            self._bonds = ui.element("img").classes("h-bonds").props('alt=""')
+            self._bonds.set_visibility(False)
+            self._has_bonds = False
             self._bar = ui.label().classes("h-bar")
             with ui.element("div").classes("h-spectrum") as self._inset:
                 self._spectrum = ui.element("img").props('alt="Spectrum of the frame"')
@@ -72,7 +76,16 @@ class Viewer:
         place = f"{view.series_id}/{row}"
         _set(self._frame, src=f"/{self._kind}/{place}.jpg", alt=text)
         _set(self._mask, src=f"/mask/{place}.png")
+        self._has_bonds = False
+        self._bonds.set_visibility(False)
         self._set_scale(still)
+
+    def show_bonds(self) -> None:
+        """Lay the bonds over the frame on show; it has some."""
+        if self._shown:
+            _set(self._bonds, src=f"/bonds/{self._shown[0]}/{self._shown[1]}.png")
+            self._has_bonds = True
+            self._bonds.set_visibility(self._look.has_bonds)
 
     @property
     def is_ready(self) -> bool:
@@ -89,6 +102,7 @@ class Viewer:
         """Follow what was set."""
         look = self._look
         self._mask.style(f"opacity: {look.opacity if look.has_overlay else 0:.2f}")
+        self._bonds.set_visibility(self._has_bonds and look.has_bonds)
         self._inset.set_visibility(look.has_spectrum)
         self.show_spectrum()
 

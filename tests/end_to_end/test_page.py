@@ -104,6 +104,8 @@ def bench(real_frames: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         slowest_s = 1e-9   # no processor is as fast, so the Bragg filter stands in
         [archive]
         directory = "{folder}"
+        [structure]
+        every = 2
         [page]
         port = {free_port()}
         """)
@@ -183,6 +185,23 @@ def test_overlay_and_spectrum_are_switched_by_key(bench: Bench) -> None:
     bench.wait(lambda: mask.evaluate("image => getComputedStyle(image).opacity") == "0")
     bench.key("o")
     bench.wait(lambda: float(mask.evaluate("i => getComputedStyle(i).opacity")) == before)
+
+
+def test_bonds_found_meanwhile_lie_over_the_frame_in_the_full_view(bench: Bench) -> None:
+    live = bench.folder / "real frames.structure.live"
+    bench.wait(live.exists)
+    row = bench.wait(lambda: next(iter(_rows_with_atoms(bench) & set(bench.gallery())), None))
+    bench.page.locator(f'.h-card[data-row="{row}"]:visible').click()
+    dialog = bench.page.get_by_role("dialog")
+    bonds = dialog.locator("img.h-bonds")
+    bench.wait(lambda: bonds.is_visible() and bonds.evaluate("image => image.naturalWidth") > 1)
+    assert re.search(r"\d+ atoms", dialog.locator(".h-structure").inner_text())
+    bench.page.keyboard.press("b")
+    bench.wait(lambda: not bonds.is_visible())
+    bench.page.keyboard.press("b")
+    bench.wait(bonds.is_visible)
+    bench.page.keyboard.press("Escape")
+    bench.wait(lambda: not dialog.is_visible())
 
 
 def test_a_star_and_a_note_survive_the_death_of_the_page(bench: Bench) -> None:
@@ -288,6 +307,14 @@ def test_at_the_end_the_gallery_is_the_ranking_and_the_marks_are_in_the_archive(
     bench.wait(lambda: bench.gallery() == ranking[: len(bench.gallery())])
     assert len(in_file[0]) == len(marks.frames) == 1
     assert threshold == marks.threshold > 0
+    with open_archive(path) as archive, archive.structure() as structures:
+        assert len(structures) >= 1
+
+
+def _rows_with_atoms(bench: Bench) -> set[int]:
+    with open_archive(bench.archive) as archive, archive.structure() as structures:
+        frames = structures.frames
+        return {int(row) for row in frames["frame"][frames["n_atoms"] > 100]} - {0}
 
 
 def _n_archived(bench: Bench) -> int:
