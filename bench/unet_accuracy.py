@@ -4,6 +4,8 @@ Run:  python -m bench unet_accuracy [-- --frames 100 --weights FILE --json FILE]
 
 Two kinds of frames: those of `science.physical` with seeds below the training's, and those of
 `bench.multislice`, another simulation altogether. Training frames are never drawn from either.
+They are worked on as in the pipeline, at a size that follows from the lattice found in each, and
+scored at 256 x 256; "256 px" is the U-Net on working images of that size always, as published.
 Real frames held out by session are scored by `hrtem-stream crossvalidate`.
 """
 
@@ -13,6 +15,7 @@ import argparse
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,16 +23,21 @@ import torch
 from numpy.typing import NDArray
 
 from bench import multislice
+from hrtem_stream.pipeline import make_scaling
 from hrtem_stream.science import physical
 from hrtem_stream.science.bragg import bragg_mask
 from hrtem_stream.science.illumination import normalise_frame
 from hrtem_stream.science.scores import Confusion, confusion, scores
+from hrtem_stream.science.working_scale import Scaling, reduce_mask, resized
+from hrtem_stream.settings import NormaliseSettings
 from hrtem_stream.unet.inference import FOUR_FLIPS, UNetSegmenter
 
 SIDE = 256
 SHAPE = (SIDE, SIDE)
 Mask = NDArray[np.bool_]
 Segment = Callable[[NDArray[np.float32]], Mask]
+Way = tuple[Segment, Scaling]
+"""How a frame is segmented, and at what size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,30 +55,35 @@ class Labelled:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--frames", type=int, default=100)
+    parser.add_argument("--first", type=int, default=0, help="seed of the first frame")
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     one, _ = UNetSegmenter.from_checkpoint(arguments.weights, max_batch=1)
     four, _ = UNetSegmenter.from_checkpoint(arguments.weights, max_batch=1, flips=FOUR_FLIPS)
-    segmenters: dict[str, Segment] = {
-        "U-Net": lambda image: one.segment(image[None])[0][0],
-        "U-Net, four flips": lambda image: four.segment(image[None])[0][0],
-        "Bragg filter": bragg_mask,
-    }
+    shipped = make_scaling(NormaliseSettings())
+    ways: dict[str, Way] = {
+        "U-Net": (lambda image: one.segment(image[None])[0][0], shipped),
+        "U-Net, four flips": (lambda image: four.segment(image[None])[0][0], shipped),
+        "U-Net, 256 px": (
+            lambda image: one.segment(image[None])[0][0], partial(resized, size=SIDE)
+        ),
+        "Bragg filter": (bragg_mask, shipped),
+    }  # fmt: skip
     found = {}
     for name, frames in (("physical", physical_frames), ("multislice", multislice_frames)):
-        rows = score(segmenters, frames(arguments.frames))
+        rows = score(ways, frames(arguments.first, arguments.first + arguments.frames))
         for method, values in rows.items():
             print(f"{name:11s} {method:18s}", *(f"{k} {v:.4f} " for k, v in values.items()))
-        found[name] = {"n_frames": arguments.frames, **rows}
+        found[name] = {"n_frames": arguments.frames, "first": arguments.first, **rows}
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=1))
 
 
-def physical_frames(n_frames: int) -> Iterator[Labelled]:
-    """Draw frames as for training, of other seeds."""
-    for seed in range(n_frames):
+def physical_frames(first: int, end: int) -> Iterator[Labelled]:
+    """Draw frames as for training, of other seeds: they lie below `FIRST_TRAINING_SEED`."""
+    for seed in range(first, end):
         drawn = physical.simulate(2 * SIDE, working_size=SIDE, rng=np.random.default_rng(seed))
         chosen = drawn.conditions
         kind = chosen.coverage
@@ -86,9 +99,9 @@ def physical_frames(n_frames: int) -> Iterator[Labelled]:
         )
 
 
-def multislice_frames(n_frames: int) -> Iterator[Labelled]:
+def multislice_frames(first: int, end: int) -> Iterator[Labelled]:
     """Draw frames of the other simulation."""
-    for seed in range(n_frames):
+    for seed in range(first, end):
         drawn = multislice.draw(seed)
         yield Labelled(
             pixels=drawn.pixels, amorphous=drawn.amorphous, counts=~drawn.beam_off,
@@ -96,15 +109,14 @@ def multislice_frames(n_frames: int) -> Iterator[Labelled]:
         )  # fmt: skip
 
 
-def score(
-    segmenters: dict[str, Segment], frames: Iterator[Labelled]
-) -> dict[str, dict[str, float]]:
-    """Score all segmenters on the same frames."""
-    counted: dict[str, list[tuple[Labelled, Confusion]]] = {name: [] for name in segmenters}
+def score(ways: dict[str, Way], frames: Iterator[Labelled]) -> dict[str, dict[str, float]]:
+    """Score all ways on the same frames, which come without calibration."""
+    counted: dict[str, list[tuple[Labelled, Confusion]]] = {name: [] for name in ways}
     for frame in frames:
-        image = normalise_frame(frame.pixels, shape=SHAPE).image
-        for name, segment in segmenters.items():
-            one = confusion(segment(image), frame.amorphous, counted=frame.counts)
+        for name, (segment, scaling) in ways.items():
+            shape = scaling(frame.pixels, 0.0).shape
+            mask = segment(normalise_frame(frame.pixels, shape=shape).image)
+            one = confusion(reduce_mask(mask, shape=SHAPE), frame.amorphous, counted=frame.counts)
             counted[name].append((frame, one))
     return {name: _summary(each) for name, each in counted.items()}
 

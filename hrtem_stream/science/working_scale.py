@@ -2,7 +2,7 @@
 
 As published every frame is reduced to 256 x 256, whatever its magnification: a fine pixel or a
 wide field then loses the lattice, and with it all difference between graphene and contaminant.
-Networks and Bragg filter know lattices of 0.028 to 0.078 nm a working pixel, 2.7 to 7.6 px a
+Networks and Bragg filter know lattices of 0.028 to 0.070 nm a working pixel, 3.0 to 7.6 px a
 spacing; `matched_to_lattice` chooses the working image so that the lattice lies in that range.
 Where the reduction as published leaves it there already, nothing is changed.
 """
@@ -27,9 +27,12 @@ CALIBRATION = "calibration"
 SPECTRUM = "spectrum"
 NOT_FOUND = "none"
 
-FINEST_NM, COARSEST_NM = 0.028, 0.078
-"""Working pixels of the frames that the U-Net was trained on: simulated ones of 0.026 to 0.08 and
-104 real ones of, by their own spectra, 0.030 to 0.074. Kept a little away from the ends."""
+FINEST_NM, COARSEST_NM = 0.028, 0.070
+"""Working pixels at which a frame is left as published. The U-Net was trained on simulated frames
+of 0.026 to 0.08 and 104 real ones of, by their own spectra, 0.030 to 0.074. With fewer
+than three pixels a spacing the reflections come near the Nyquist frequency, and the speckle of
+contaminant over a whole frame is taken for a lattice: finer pixels, where the detector has them,
+mend that."""
 COARSEST_DETECTOR_NM = 0.085
 """A coarser detector pixel cannot show the lattice: 0.213 nm span less than two and a half."""
 LEAST_SIDE = 64

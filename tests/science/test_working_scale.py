@@ -28,6 +28,12 @@ match = partial(matched_to_lattice, size=256, working_pixel_nm=0.045)
         (1024, 0.0125, (256, 256)),  # as published does
         (4096, 0.01, (910, 910)),
         (4096, 0.02, (1820, 1820)),
+        (
+            512,
+            0.037,
+            (421, 421),
+        ),  # near the limit of the sampling; the detector has more
+        (256, 0.074, (256, 256)),  # and here it has not
         (1024, 0.08, (1024, 1024)),  # enlarging adds nothing
         (1024, 0.005, (183, 183)),  # a small field: finer pixels, but no finer than known
     ],

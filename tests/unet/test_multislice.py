@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from bench import multislice
+from hrtem_stream.science.illumination import normalise_frame
+from hrtem_stream.science.working_scale import matched_to_lattice
+from hrtem_stream.unet.inference import UNetSegmenter
 
 
 def test_a_frame_comes_again_with_its_labels_and_covers_differ() -> None:
@@ -27,3 +30,14 @@ def test_contaminant_scatters_more_than_graphene() -> None:
     image = multislice._image(wave, 6.0, 0.03, rng)
     assert image.mean() == pytest.approx(1.0, abs=0.02)
     assert image[8:56].std() > 2 * image[72:120].std()
+
+
+def test_a_full_cover_near_the_limit_of_the_sampling_is_recognised() -> None:
+    frame = multislice.draw(38)
+    assert frame.amorphous.all()
+    scale = matched_to_lattice(frame.pixels, 0.0, size=256, working_pixel_nm=0.045)
+    segmenter, _ = UNetSegmenter.from_checkpoint(max_batch=1)
+    image = normalise_frame(frame.pixels, shape=scale.shape).image
+    assert segmenter.segment(image[None])[0].mean() > 0.95
+    coarse = normalise_frame(frame.pixels).image
+    assert segmenter.segment(coarse[None])[0].mean() < 0.5, "the reason for it"
