@@ -23,6 +23,7 @@ from pydantic_settings import (
 )
 
 from hrtem_stream.errors import SettingsError
+from hrtem_stream.share import Share
 
 StageName: TypeAlias = Literal["ingest", "normalise", "segment", "sort"]
 
@@ -63,6 +64,15 @@ class ReplayFeedSettings(Table):
     """How many times the frames are sent, in one series."""
     memory_mib: float = Field(1024.0, ge=0, le=1_048_576)
     """Decoded frames kept for repetition, in MiB."""
+    shard: str = ""
+    """The share i/n of the frames, such as 2/8, that is sent, for jobs without a cluster; empty:
+    all."""
+
+    @field_validator("shard")
+    @classmethod
+    def _shard_is_a_share(cls, shard: str) -> str:
+        Share.parse(shard)
+        return shard
 
     @field_validator("rate")
     @classmethod

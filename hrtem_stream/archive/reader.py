@@ -281,6 +281,11 @@ class Archive:
         return self.score("rank") if is_ranked else np.full(len(self), -1, np.int64)
 
     @property
+    def images(self) -> h5py.Dataset:
+        """The dataset of the images, for who copies its chunks."""
+        return self._image
+
+    @property
     def rows(self) -> NDArray[np.int64]:
         """Row in the series of each frame, (F,)."""
         return self._column("images/frame")[: self._n_seen]
@@ -333,6 +338,11 @@ class Archive:
     def declared(self) -> tuple[Loss, ...]:
         """The losses as they were declared; frames in them may have come later."""
         return self._losses("ledger/declared")
+
+    @property
+    def declared_ordinals(self) -> list[int]:
+        """Ordinal of each loss that was declared."""
+        return [int(ordinal) for ordinal in self._column("ledger/declared/ordinal")]
 
     @property
     def last_ordinal(self) -> int:

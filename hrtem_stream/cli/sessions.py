@@ -133,6 +133,9 @@ def replay(
     segmenter: SegmenterOption = "auto",
     codec: CodecOption = None,
     repeat: Annotated[int, typer.Option(min=1, help="How often the frames are sent.")] = 1,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Only share I of N of the frames; see join.")
+    ] = None,
     workers: Workers = None,
     page: PageOption = False,
     config: Annotated[Path | None, typer.Option(help="Settings file (TOML).")] = None,
@@ -153,6 +156,7 @@ def replay(
             "feed.replay.paths": [str(absolute(path)) for path in paths],
             "feed.replay.rate": _parse_rate(rate),
             "feed.replay.repeat": repeat,
+            "feed.replay.shard": shard,
             "segment.segmenter": segmenter,
             "segment.workers": workers,
             "archive.file": str(output),

@@ -9,6 +9,7 @@ from hrtem_stream.errors import ArchiveError
 from hrtem_stream.messages import Calibration
 from hrtem_stream.pipeline.security import make_feed_guard
 from hrtem_stream.settings import Settings
+from hrtem_stream.share import Share
 
 
 def make_feed(settings: Settings) -> Any:
@@ -69,6 +70,7 @@ def _make_source(settings: Settings) -> Any:
             rate=feed.replay.rate,
             n_repeats=feed.replay.repeat,
             memory_bytes=int(feed.replay.memory_mib * 2**20),
+            share=Share.parse(feed.replay.shard),
         )
     from hrtem_stream.sources.simulated import SimulatedSource
 

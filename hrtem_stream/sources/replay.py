@@ -9,6 +9,7 @@ from typing import Final
 from hrtem_stream.errors import FeedError
 from hrtem_stream.messages import FeedFrame, FeedGap, FeedItem, FeedPosition, SeriesStart
 from hrtem_stream.series_name import series_name_from
+from hrtem_stream.share import Share
 from hrtem_stream.sources.calibration import NOTE
 from hrtem_stream.sources.files import FrameFiles, FramePath, ReadFrame, open_frames
 from hrtem_stream.sources.pacing import Rate, pace_of
@@ -28,6 +29,7 @@ class ReplaySource:
         rate: Rate = "max",
         n_repeats: int = 1,
         memory_bytes: int = 1024**3,
+        share: Share | None = None,
     ) -> None:
         """Note what to play.
 
@@ -43,8 +45,13 @@ class ReplaySource:
             How many times the frames are played; the sequence numbers go on.
         memory_bytes
             Decoded frames kept for repetition, so that reading does not limit the rate.
+        share
+            Of all these frames, repetitions included, the part that is played, as a series of its
+            own that counts from 0; None: all.
         """
         self.can_wait = True
+        self._share = share or Share()
+        self._first = 0
         self._paths = list(paths)
         self._series = series or series_of(paths)
         self._rate = rate
@@ -78,8 +85,11 @@ class ReplaySource:
 
     def _play(self, position: FeedPosition | None) -> Playback:
         files = self._memory.files
-        n_total = files.n_frames * self._n_repeats
+        n_all = files.n_frames * self._n_repeats
+        self._first, end = self._share.bounds(n_all)
+        n_total = end - self._first
         metadata = {"paths": ", ".join(str(path) for path in self._paths)}
+        metadata |= self._share.metadata(n_all)
         if files.calibration_notes:
             metadata[NOTE] = "; ".join(files.calibration_notes)
         start = SeriesStart(
@@ -94,16 +104,18 @@ class ReplaySource:
             position=position,
             n_frames=n_total,
             frame=self._frame,
-            acquired_ns=lambda sequence: files.acquired_ns(sequence % files.n_frames),
+            acquired_ns=lambda sequence: files.acquired_ns(self._index(sequence)),
             pace=pace_of(self._rate),
         )
 
     def _frame(self, sequence: int) -> FeedFrame | FeedGap:
         files = self._memory.files
-        index = sequence % files.n_frames
+        index = self._index(sequence)
         missing = files.missing(index)
         if missing is not None:
-            return FeedGap(first=sequence, n_frames=missing.n_frames, reason=missing.reason)
+            n_left = self._share.bounds(files.n_frames * self._n_repeats)[1] - self._first - sequence
+            n_missing = min(missing.n_frames, n_left)
+            return FeedGap(first=sequence, n_frames=n_missing, reason=missing.reason)
         frame = self._memory.read(index)
         return FeedFrame(
             sequence=sequence,
@@ -113,6 +125,10 @@ class ReplaySource:
             fault=frame.fault,
             series=self._series,
         )
+
+    def _index(self, sequence: int) -> int:
+        """Say which of the frames in the files has a sequence number."""
+        return (self._first + sequence) % self._memory.files.n_frames
 
 
 def series_of(paths: Sequence[FramePath]) -> str:
