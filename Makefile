@@ -45,7 +45,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/developed: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[unet,web,dev,viewers,direct-electron,formats]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[unet,web,dev,viewers,direct-electron,formats,cluster]"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dectris]" \
 	|| echo "dectris-compression needs a C++ compiler: DECTRIS detectors are not tested"
 	touch $@

@@ -23,9 +23,7 @@ class Share:
 
     def __post_init__(self) -> None:
         if not 1 <= self.number <= self.n_shares <= MAX_SHARES:
-            raise ValueError(
-                f"a share must be i/n with 1 <= i <= n <= {MAX_SHARES}, got {self}"
-            )
+            raise ValueError(f"a share must be i/n with 1 <= i <= n <= {MAX_SHARES}, got {self}")
 
     def __str__(self) -> str:
         return f"{self.number}/{self.n_shares}"

@@ -6,17 +6,20 @@ on the way. The ledger is the sum of the ledgers.
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from hrtem_stream.archive.copying import batches_of
 from hrtem_stream.archive.layout import ArchiveHeader
-from hrtem_stream.archive.ledger import Ledger
+from hrtem_stream.archive.ledger import Ledger, Loss
 from hrtem_stream.archive.reader import Archive, open_archive
 from hrtem_stream.archive.rotation import CONTINUED
 from hrtem_stream.archive.tables import Row
@@ -47,7 +50,23 @@ class _Part:
         return self.note.first if self.note else 0
 
 
-def join(paths: Sequence[Path], output: Path, *, overwrite: bool = False) -> Ledger:
+@dataclass(frozen=True, slots=True)
+class Original:
+    """What a series was before its frames were played again, counted from 0."""
+
+    sequences: NDArray[np.int64]
+    """Of its frames."""
+    losses: tuple[Loss, ...]
+
+
+def join(
+    paths: Sequence[Path],
+    output: Path,
+    *,
+    overwrite: bool = False,
+    provenance: Mapping[str, str] | None = None,
+    original: Original | None = None,
+) -> Ledger:
     """Join archives that hold parts of one series, in whatever order they are named.
 
     Parameters
@@ -56,6 +75,12 @@ def join(paths: Sequence[Path], output: Path, *, overwrite: bool = False) -> Led
         All shares of a `replay --shard`, or files of one series that follow each other.
     output
         The archive to write.
+    overwrite
+        Whether it may be there already.
+    provenance
+        Instead of names and digests of the parts.
+    original
+        Frames get the numbers that they had there, and what was lost there is lost here, too.
 
     Returns
     -------
@@ -71,11 +96,13 @@ def join(paths: Sequence[Path], output: Path, *, overwrite: bool = False) -> Led
     parts = _in_order([_read_part(path) for path in paths])
     for other in parts[1:]:
         _require_alike(parts[0], other)
-    header = _header(parts)
+    header = _header(parts, provenance)
     writer = ArchiveWriter.create_from(output, header=header, overwrite=overwrite)
     try:
         for part in parts:
-            _append(writer, part)
+            _append(writer, part, original)
+        if original is not None:
+            _declare(writer, original.losses)
         n_ordinals = sum(part.n_rows + len(part.ledger.losses) for part in parts)
         return writer.close(_end(parts), ordinal=n_ordinals + 1)
     finally:
@@ -114,7 +141,7 @@ def _in_order(parts: list[_Part]) -> list[_Part]:
     if notes:
         return _shares_in_order(parts, notes)
     ordered = sorted(parts, key=lambda part: part.header.first_row)
-    for before, after in zip(ordered, ordered[1:], strict=False):
+    for before, after in itertools.pairwise(ordered):
         follows = before.header.first_row + before.n_rows
         if after.header.start.series_id != before.header.start.series_id:
             raise ArchiveError(f"{after.path} is of another series than {before.path}")
@@ -182,41 +209,57 @@ def _analysis(header: ArchiveHeader) -> dict[str, Any]:
     return found
 
 
-def _header(parts: Sequence[_Part]) -> ArchiveHeader:
+def _header(parts: Sequence[_Part], provenance: Mapping[str, str] | None) -> ArchiveHeader:
     first = parts[0]
     start = first.header.start
     if first.note:
         identities = "".join(part.header.start.series_id for part in parts)
         start = replace(
-            start, series_id=xxhash.xxh3_64_hexdigest(identities), n_expected=first.note.n_frames,
-            metadata=without_share(start.metadata),
+            start, series_id=xxhash.xxh3_64_hexdigest(identities.encode()),
+            n_expected=first.note.n_frames, metadata=without_share(start.metadata),
         )  # fmt: skip
     joined = [{"path": str(part.path.absolute()), "digest": part.digest} for part in parts]
-    provenance = first.header.provenance | {"joined": json.dumps(joined)}
-    return replace(first.header, start=start, log_id=0, ordinal=0, provenance=provenance)
+    told = dict(provenance) if provenance is not None else {"joined": json.dumps(joined)}
+    return replace(
+        first.header, start=start, log_id=0, ordinal=0,
+        provenance=first.header.provenance | told,
+    )  # fmt: skip
 
 
-def _append(writer: ArchiveWriter, part: _Part) -> None:
+def _append(writer: ArchiveWriter, part: _Part, original: Original | None) -> None:
     with open_archive(part.path) as archive:
         for archived_ns, batch in batches_of(archive):
             for frame, _ in batch:
                 archive.frame(frame.header.row - part.header.first_row)  # its digest is right
-            writer.append(list(_numbered(writer, part, batch)), archived_ns=archived_ns)
+            writer.append(list(_numbered(writer, part, batch, original)), archived_ns=archived_ns)
     for loss in part.ledger.losses:
+        first = loss.first + part.first_sequence
+        if original is None:
+            _declare(writer, [replace(loss, first=first)])
+        else:
+            lost = original.sequences[first : first + loss.n_frames].tolist()
+            _declare(writer, [replace(loss, first=one, n_frames=1) for one in lost])
+
+
+def _declare(writer: ArchiveWriter, losses: Iterable[Loss]) -> None:
+    for loss in losses:
         declared = LossRange(
             series=writer.header.start.series, series_id=writer.header.start.series_id,
-            first=loss.first + part.first_sequence, n_frames=loss.n_frames, reason=loss.reason,
+            first=loss.first, n_frames=loss.n_frames, reason=loss.reason,
         )  # fmt: skip
         writer.declare_loss(declared, ordinal=writer.last_ordinal + 1)
 
 
-def _numbered(writer: ArchiveWriter, part: _Part, batch: Sequence[Row]) -> Iterator[Row]:
+def _numbered(
+    writer: ArchiveWriter, part: _Part, batch: Sequence[Row], original: Original | None
+) -> Iterator[Row]:
     """Give frames the row, the ordinal and the sequence that they have in the whole."""
     first_ordinal = max(1, writer.last_ordinal + 1)
     for number, (frame, encoded) in enumerate(batch):
+        sequence = frame.header.sequence + part.first_sequence
         header = replace(
             frame.header, row=writer.next_row + number,
-            sequence=frame.header.sequence + part.first_sequence,
+            sequence=sequence if original is None else int(original.sequences[sequence]),
             series_id=writer.header.start.series_id,
         )  # fmt: skip
         delivery = replace(frame.delivery, ordinal=first_ordinal + number)

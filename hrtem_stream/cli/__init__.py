@@ -22,6 +22,7 @@ from hrtem_stream.cli.frames import evaluate, segment
 from hrtem_stream.cli.keys import keys_app
 from hrtem_stream.cli.machine import config_show, doctor
 from hrtem_stream.cli.page import page
+from hrtem_stream.cli.reprocess import join, reprocess
 from hrtem_stream.cli.sessions import demo, replay, run, stage
 from hrtem_stream.cli.simulate import simulate
 from hrtem_stream.cli.status import status
@@ -38,7 +39,7 @@ app = typer.Typer(
 COMMANDS = (
     demo, run, replay, segment, evaluate, info, verify, recover, simulate, stage, doctor,
     tune, drill, train, crossvalidate, gridsearch, page, status, report_series, export, analyse,
-    rank,
+    rank, reprocess, join,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)

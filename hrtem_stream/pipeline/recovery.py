@@ -153,7 +153,7 @@ def logs_left(settings: Settings) -> list[Path]:
 
 def _empty(path: Path, folder: Path, settings: Settings, remove_damaged: bool) -> RecoveredLog:
     """Bring what a log holds into the archives; remove it when nothing in it is needed."""
-    from hrtem_stream.pipeline.segmenter import make_segmenter
+    from hrtem_stream.pipeline.analysis import make_analysis
     from hrtem_stream.stages.rescue import RECOVERED, Rescue
     from hrtem_stream.stages.series import SortedSeries
 
@@ -173,9 +173,8 @@ def _empty(path: Path, folder: Path, settings: Settings, remove_damaged: bool) -
         )  # fmt: skip
         try:
             rescued = Rescue(
-                log, series, working_size=working_size,
+                log, series, analyse=make_analysis(settings),
                 wanted_from=0 if _has_damaged_part(folder) else log.base, folder=Path(scratch),
-                make_segmenter=lambda: make_segmenter(settings.segment, working_size=working_size),
                 n_threads=settings.sort.threads,
             ).run()  # fmt: skip
             series.seal(RECOVERED)

@@ -113,7 +113,9 @@ class ReplaySource:
         index = self._index(sequence)
         missing = files.missing(index)
         if missing is not None:
-            n_left = self._share.bounds(files.n_frames * self._n_repeats)[1] - self._first - sequence
+            n_left = (
+                self._share.bounds(files.n_frames * self._n_repeats)[1] - self._first - sequence
+            )
             n_missing = min(missing.n_frames, n_left)
             return FeedGap(first=sequence, n_frames=n_missing, reason=missing.reason)
         frame = self._memory.read(index)

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import itertools
 import logging
-import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from hrtem_stream.errors import ArchiveError, WireError
 from hrtem_stream.messages import (
@@ -27,23 +24,16 @@ from hrtem_stream.messages import (
     SeriesEnd,
     SeriesStart,
 )
-from hrtem_stream.runtime.heart import Heart
-from hrtem_stream.runtime.meter import Meter
 from hrtem_stream.stages.account import MAX_GAP, Reach, SeriesAccount, reach_of
-from hrtem_stream.stages.fallback import WithFallback
-from hrtem_stream.stages.normalise import Normalise
-from hrtem_stream.stages.segment import Segment
 from hrtem_stream.stages.series import SortedSeries
-from hrtem_stream.stages.sort import ROTTEN, Sort
+from hrtem_stream.stages.solitary import BATCH_FRAMES, Analysis, batches, sort_messages
+from hrtem_stream.stages.sort import ROTTEN
 from hrtem_stream.transport.log_format import LoggedRecord
 from hrtem_stream.transport.salvage import SalvagedLog
-from hrtem_stream.transport.wire import Record, decode_record, encode
+from hrtem_stream.transport.wire import Record, decode_record
 
 logger = logging.getLogger(__name__)
 
-BATCH_FRAMES = 8
-STUCK_S = 5.0
-"""`sort` waits so long at most for a record that is not given to it yet: an image, an end."""
 RECOVERED = "recovered"
 """Reason of the end of a series whose own end did not come."""
 
@@ -60,35 +50,6 @@ class Rescued:
     """Records that could not be read, or whose pixels failed their digest."""
 
 
-class _Wire:
-    """Carries messages from hand to hand, in the place of sockets."""
-
-    def __init__(self) -> None:
-        self.messages: deque[Sequence[Any]] = deque()
-
-    def wait(self, timeout_s: float) -> bool:
-        """Tell whether there is a message."""
-        return bool(self.messages)
-
-    def receive(self) -> Sequence[Any] | None:
-        """Give the next message."""
-        return self.messages.popleft() if self.messages else None
-
-    def also_wake_on(self, descriptor: int) -> None:
-        """Do nothing: nobody sleeps here."""
-
-    def is_heard(self, topic: bytes) -> bool:
-        """Tell that nobody listens."""
-        return False
-
-    def send(self, parts: Sequence[Any]) -> None:
-        """Forget what nobody hears."""
-
-
-class _Never:
-    is_set = False
-
-
 class Rescue:
     """Empties one frame log.
 
@@ -98,10 +59,8 @@ class Rescue:
         What can be read of it.
     series
         The archives.
-    make_segmenter
-        Gives the segmenter; asked only if there is a frame to analyse.
-    working_size
-        Height and width of the working image in pixels.
+    analyse
+        What is done with the frames.
     wanted_from
         Ordinal from which a series is archived of which there is no archive: `log.base`, as the
         earlier ones were acknowledged; 0 where an archive cannot be read that may have held them.
@@ -116,16 +75,14 @@ class Rescue:
         log: SalvagedLog,
         series: SortedSeries,
         *,
-        make_segmenter: Callable[[], WithFallback],
-        working_size: int,
+        analyse: Analysis,
         wanted_from: int,
         folder: Path,
         n_threads: int = 2,
     ) -> None:
         self._log = log
         self._series = series
-        self._make_segmenter = make_segmenter
-        self._working_size = working_size
+        self._analyse = analyse
         self._wanted_from = wanted_from
         self._folder = folder
         self._n_threads = n_threads
@@ -259,29 +216,19 @@ class Rescue:
 
     def _sort(self, records: dict[int, Record]) -> None:
         """Let `sort` archive the records."""
-        wire, nobody = _Wire(), _Wire()
-        sort = Sort(
-            series=self._series, reader=self._log, inbox=wire, acknowledge=nobody, tell=nobody,
-            meter=Meter("sort"), heart=Heart(self._folder / "sort.heart"), stop=_Never(),
-            window=4 * BATCH_FRAMES, flush_frames=BATCH_FRAMES, flush_s=0.0,
-            n_threads=self._n_threads, full_disk_wait_s=0.0,
+        n_left = sort_messages(
+            self._messages(records), self._series, self._log,
+            folder=self._folder, n_threads=self._n_threads,
         )  # fmt: skip
-        try:
-            for batch in _batches(self._messages(records), BATCH_FRAMES):
-                wire.messages.extend(encode(message) for message in batch)
-                _settle(sort, n_held=2 * BATCH_FRAMES)
-            _settle(sort, n_held=0)
-        finally:
-            sort.close()
-        if sort.n_held:
-            raise ArchiveError(f"{sort.n_held} records of {self._log.path} could not be archived")
+        if n_left:
+            raise ArchiveError(f"{n_left} records of {self._log.path} could not be archived")
 
     def _messages(self, records: dict[int, Record]) -> Iterator[SegmentedFrame | ControlRecord]:
-        analyse = _Analysis(self._log, self._make_segmenter, self._working_size)
         floor = min(records)
         items = (self._raw_or_lost(n, record, floor) for n, record in records.items())
-        for batch in _batches(items, BATCH_FRAMES):
-            frames = iter(analyse([item for item in batch if isinstance(item, RawFrame)]))
+        for batch in batches(items, BATCH_FRAMES):
+            raw = [item for item in batch if isinstance(item, RawFrame)]
+            frames = iter(self._analyse(raw, self._log))
             for item in batch:
                 yield next(frames) if isinstance(item, RawFrame) else item
 
@@ -303,25 +250,6 @@ class Rescue:
             return ControlRecord(delivery=delivery, record=lost)
         self._n_frames += 1
         return RawFrame(delivery=delivery, header=replace(record, digest=logged.digest))
-
-
-class _Analysis:
-    """normalise and segment, made when the first frame asks for them."""
-
-    def __init__(
-        self, log: SalvagedLog, make_segmenter: Callable[[], WithFallback], working_size: int
-    ) -> None:
-        self._normalise = Normalise(log, working_size=working_size)
-        self._make_segmenter = make_segmenter
-        self._working_size = working_size
-        self._segment: list[Segment] = []
-
-    def __call__(self, frames: list[RawFrame]) -> list[SegmentedFrame]:
-        if not frames:
-            return []
-        if not self._segment:
-            self._segment.append(Segment(self._make_segmenter(), working_size=self._working_size))
-        return self._segment[0].process(self._normalise.process(frames))
 
 
 def _lost_between(reach: Reach | None, after: LoggedRecord | None) -> set[int]:
@@ -355,26 +283,11 @@ def _lost_before_end(reach: Reach | None, end: SeriesEnd) -> set[int]:
     return set(reach.missing) | set(range(reach.expected, reach.expected + min(n_new, MAX_GAP)))
 
 
-def _settle(sort: Sort, *, n_held: int) -> None:
-    """Let `sort` work until it holds no more than so many, or waits for more to come."""
-    sort.turn()
-    moved_s, before = time.monotonic(), sort.n_held
-    while sort.n_held > n_held and time.monotonic() - moved_s < STUCK_S:
-        sort.turn()
-        if sort.n_held != before or sort.is_encoding:
-            moved_s, before = time.monotonic(), sort.n_held
-
-
 def _ranges(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
     """Give first and length of each run of numbers that follow each other."""
     for _, run in itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):
         members = [number for _, number in run]
         yield members[0], len(members)
-
-
-def _batches(items: Iterator[Any], n: int) -> Iterator[list[Any]]:
-    while batch := list(itertools.islice(items, n)):
-        yield batch
 
 
 def _void() -> LossRange:

@@ -18,8 +18,11 @@ from hrtem_stream.settings import ArchiveSettings
 from hrtem_stream.stages.account import Entry, SeriesAccount
 from hrtem_stream.stages.fallback import BraggSegmenter, WithFallback
 from hrtem_stream.stages.ingest import _KINDS
+from hrtem_stream.stages.normalise import Normalise
 from hrtem_stream.stages.rescue import Rescue, Rescued
+from hrtem_stream.stages.segment import Segment
 from hrtem_stream.stages.series import SortedSeries
+from hrtem_stream.stages.solitary import Analysis
 from hrtem_stream.transport.frame_log import FrameLog
 from hrtem_stream.transport.log_format import RING_START, LoggedRecord, pixels_offset
 from hrtem_stream.transport.salvage import SalvagedLog
@@ -81,8 +84,13 @@ class Feed:
         )  # fmt: skip
         bragg = BraggSegmenter()
         rescue = kind(
-            log, series, make_segmenter=lambda: WithFallback(bragg, fallback=bragg, oldest_s=0.0),
-            working_size=SIZE, folder=self.folder, n_threads=1,
+            log, series, folder=self.folder, n_threads=1,
+            analyse=Analysis(
+                lambda reader: Normalise(reader, working_size=SIZE),
+                lambda: Segment(
+                    WithFallback(bragg, fallback=bragg, oldest_s=0.0), working_size=SIZE
+                ),
+            ),
             wanted_from=log.base if wanted_from is None else wanted_from,
         )  # fmt: skip
         try:

@@ -1,0 +1,1 @@
+"""Re-analysis of recorded series on several processes or hosts."""
