@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test lint unit drill peers bench fuzz clean
+.PHONY: demo test lint unit drill peers bench fuzz wheel clean
 
 demo: $(VENV)/installed
 	$(BIN)/hrtem-stream demo
@@ -37,6 +37,11 @@ fuzz: $(VENV)/developed
 
 bench: $(VENV)/developed
 	$(BIN)/python -m bench --output bench/results/$(shell date +%F).json
+
+# dist/*.whl and dist/*.tar.gz; weights and examples of settings are in them.
+wheel: $(VENV)/developed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt build
+	$(BIN)/python -m build --outdir dist .
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed')"

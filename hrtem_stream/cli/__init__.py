@@ -20,7 +20,7 @@ from hrtem_stream.cli.export import export
 from hrtem_stream.cli.export import report as report_series
 from hrtem_stream.cli.frames import evaluate, segment
 from hrtem_stream.cli.keys import keys_app
-from hrtem_stream.cli.machine import config_show, doctor
+from hrtem_stream.cli.machine import config_copy, config_show, doctor
 from hrtem_stream.cli.page import page
 from hrtem_stream.cli.reprocess import join, reprocess
 from hrtem_stream.cli.sessions import demo, replay, run, stage
@@ -45,6 +45,7 @@ for command in COMMANDS:
     app.command()(command)
 config_app = typer.Typer(no_args_is_help=True, help="The settings.")
 config_app.command("show")(config_show)
+config_app.command("copy")(config_copy)
 app.add_typer(config_app, name="config")
 app.add_typer(keys_app, name="keys")
 

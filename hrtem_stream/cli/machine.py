@@ -44,6 +44,31 @@ def config_show(
         print(f"{key} = {json.dumps(value)}{note}")
 
 
+def config_copy(
+    folder: Annotated[Path, typer.Argument(help="Where to; files there are not replaced.")],
+) -> None:
+    """Copy the examples: settings, Prometheus, Grafana, systemd, Slurm.
+
+    Example: hrtem-stream config copy my-settings
+    """
+    import shutil
+
+    from hrtem_stream.errors import SettingsError
+
+    package = Path(__file__).parents[1]
+    source = next((p for p in (package / "config", package.parent / "config") if p.is_dir()), None)
+    if source is None:
+        raise SettingsError(f"the examples are missing in {package}; install the package again")
+    for example in sorted(path for path in source.rglob("*") if path.is_file()):
+        target = folder / example.relative_to(source)
+        if target.exists():
+            print(f"{target} exists and is left as it is")
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(example, target)
+        print(target)
+
+
 def doctor(
     config: Annotated[Path | None, typer.Argument(help="Settings file (TOML).")] = None,
     feed: Annotated[
