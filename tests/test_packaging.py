@@ -72,6 +72,20 @@ def test_examples_are_copied_and_never_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "live.toml").read_text() == "# mine\n"
 
 
+def test_the_picture_of_the_architecture_is_that_of_the_code() -> None:
+    code = "import runpy; print(runpy.run_path('docs/architecture.py')['draw'](), end='')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout == (ROOT / "docs" / "architecture.svg").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["feed", "segmenter", "stage"])
+def test_what_is_added_takes_under_forty_lines(name: str) -> None:
+    text = (ROOT / "tests" / "extending" / f"test_a_{name}.py").read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 40
+
+
 @pytest.mark.slow
 def test_the_wheel_has_weights_examples_and_the_page(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", tmp_path, ROOT]
