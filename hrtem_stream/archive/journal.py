@@ -329,13 +329,22 @@ def remove_stillborn(path: Path) -> bool:
         return False
     journal = _locked_journal(path)
     try:
-        is_begun = _begins_with_signature(path) or 0 in _valid_pages(journal, path.stat().st_size)
-        if not is_begun:
+        is_stillborn = not has_begun(path)
+        if is_stillborn:
             path.unlink()
             journal_path(path).unlink(missing_ok=True)
     finally:
         os.close(journal)
-    return not is_begun
+    return is_stillborn
+
+
+def has_begun(path: Path) -> bool:
+    """Tell whether a file exists and was committed once: HDF5 writes its superblock last."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(SIGNATURE)) == SIGNATURE or 0 in _pages_beside(path)
+    except FileNotFoundError:
+        return False
 
 
 def remove_unfinished(path: Path) -> None:
@@ -352,11 +361,6 @@ def remove_unfinished(path: Path) -> None:
         journal_path(path).unlink(missing_ok=True)
     finally:
         os.close(journal)
-
-
-def _begins_with_signature(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(SIGNATURE)) == SIGNATURE
 
 
 def _stated_size(path: Path, first_page: bytes, n_bytes: int) -> int:

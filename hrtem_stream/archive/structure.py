@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from hrtem_stream.archive.bounds import read_rows
 from hrtem_stream.archive.column import digest_of
-from hrtem_stream.archive.journal import JournalledFile
+from hrtem_stream.archive.journal import JournalledFile, has_begun
 from hrtem_stream.archive.layout import ArchiveHeader
 from hrtem_stream.errors import ArchiveError
 
@@ -90,11 +90,13 @@ def live_path(archive: Path) -> Path:
 
 
 def find_structures(archive: Path) -> Path | None:
-    """Return the file of the structures of an archive, None if there is none."""
-    for path in (structure_path(archive), live_path(archive)):
-        if path.exists():
-            return path
-    return None
+    """Return the file of the structures of an archive, None if there is none yet."""
+    finished, live = structure_path(archive), live_path(archive)
+    if finished.exists():
+        return finished
+    if has_begun(live):
+        return live
+    return finished if finished.exists() else None  # given its name in between
 
 
 def structures_of(archive: Path, header: ArchiveHeader) -> StructureFile:

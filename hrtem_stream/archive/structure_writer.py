@@ -19,7 +19,12 @@ import xxhash
 from numpy.typing import NDArray
 
 from hrtem_stream.archive.column import Column
-from hrtem_stream.archive.journal import JournalledFile, journal_path, remove_unfinished
+from hrtem_stream.archive.journal import (
+    JournalledFile,
+    journal_path,
+    remove_stillborn,
+    remove_unfinished,
+)
 from hrtem_stream.archive.layout import LIBVER, TEXT_BYTES, ArchiveHeader, column, texts_of
 from hrtem_stream.archive.structure import (
     FAILURES,
@@ -85,7 +90,7 @@ class StructureWriter:
                 _require_same_series(finished, header)
                 remove_unfinished(live)
                 finished.replace(live)
-            if not overwrite and live.exists() and live.stat().st_size:
+            if not overwrite and not remove_stillborn(live) and live.exists():
                 _require_same_series(live, header)
                 journalled = JournalledFile.reopen(live)
                 return cls(archive, journalled, h5py.File(journalled, "r+", libver=LIBVER))

@@ -9,9 +9,16 @@ import h5py
 import numpy as np
 import pytest
 
+from hrtem_stream.archive.journal import JournalledFile
 from hrtem_stream.archive.layout import ArchiveHeader
 from hrtem_stream.archive.reader import open_archive
-from hrtem_stream.archive.structure import StructureFile, live_path, structure_path
+from hrtem_stream.archive.structure import (
+    StructureFile,
+    find_structures,
+    live_path,
+    structure_path,
+    structures_of,
+)
 from hrtem_stream.archive.structure_export import write_csv, write_extended_xyz, write_xyz
 from hrtem_stream.archive.structure_writer import StructureWriter, write_structures
 from hrtem_stream.archive.verify import verify
@@ -90,6 +97,26 @@ def test_structures_of_another_series_are_not_mixed_in(path: Path, structure: St
         write_structures(path.with_name("a.nxs"), _header("id-2"), [(0, structure)])
     with StructureFile(path) as structures:
         assert len(structures) == 3
+
+
+def test_a_file_that_is_not_yet_committed_counts_as_none(
+    tmp_path: Path, structure: Structure
+) -> None:
+    archive = tmp_path / "a.nxs"
+    stillborn = JournalledFile.create(live_path(archive))
+    stillborn.seek(5000)
+    stillborn.write(b"its superblock comes last")
+    assert find_structures(archive) is None
+    with pytest.raises(ArchiveError, match=r"a\.structure\.nxs is missing"):
+        structures_of(archive, _header())
+    with pytest.raises(ArchiveError, match="another process"):
+        StructureWriter.begin(archive, _header())
+    stillborn.discard()  # its writer is killed
+    stillborn.close()
+    with StructureWriter.begin(archive, _header()) as writer:
+        assert find_structures(archive) == live_path(archive)
+        writer.append(0, structure)
+    assert find_structures(archive) == structure_path(archive)
 
 
 def test_what_was_committed_before_a_failure_is_there_for_the_next(

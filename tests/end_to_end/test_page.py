@@ -20,6 +20,7 @@ from PIL import Image
 
 from hrtem_stream import open_archive
 from hrtem_stream.archive.marks import marks_of
+from hrtem_stream.archive.structure import find_structures
 from hrtem_stream.errors import ArchiveError
 from tests.end_to_end.camera import Camera, free_port
 from tests.end_to_end.command import Session
@@ -188,8 +189,7 @@ def test_overlay_and_spectrum_are_switched_by_key(bench: Bench) -> None:
 
 
 def test_bonds_found_meanwhile_lie_over_the_frame_in_the_full_view(bench: Bench) -> None:
-    live = bench.folder / "real frames.structure.live"
-    bench.wait(live.exists)
+    bench.wait(lambda: find_structures(bench.archive) is not None)
     row = bench.wait(lambda: next(iter(_rows_with_atoms(bench) & set(bench.gallery())), None))
     bench.page.locator(f'.h-card[data-row="{row}"]:visible').click()
     dialog = bench.page.get_by_role("dialog")
