@@ -20,9 +20,16 @@ def free_port() -> int:
 class Camera(threading.Thread):
     """Sends frames in turn, so many a second, until told to end."""
 
-    def __init__(self, frames: list[np.ndarray], *, rate: float, n_expected: int) -> None:
+    def __init__(
+        self,
+        frames: list[np.ndarray],
+        *,
+        rate: float,
+        n_expected: int | None = None,
+        endpoint: str = "",
+    ) -> None:
         super().__init__(daemon=True)
-        self.endpoint = f"tcp://127.0.0.1:{free_port()}"
+        self.endpoint = endpoint or f"tcp://127.0.0.1:{free_port()}"
         self.n_sent = 0
         self._frames, self._rate, self._n_expected = frames, rate, n_expected
         self._to_skip = 0
@@ -43,7 +50,8 @@ class Camera(threading.Thread):
         with zmq.Context() as context, context.socket(zmq.PUSH) as feed:
             feed.setsockopt(zmq.LINGER, 5000)
             feed.bind(self.endpoint)
-            self._send(feed, {"type": "start", "n_frames": self._n_expected, "pixel_size_nm": 0.02})
+            known = {} if self._n_expected is None else {"n_frames": self._n_expected}
+            self._send(feed, {"type": "start", "pixel_size_nm": 0.02, **known})
             sequence = 0
             while not self._wake.wait(1 / self._rate):
                 sequence += self._to_skip

@@ -72,13 +72,15 @@ class Session:
                 found[f"{name}-{index}" if name == "segment" else name] = child
         return found
 
-    def wait_for(self, is_so: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    def wait_for(self, is_so: Callable[[], bool], timeout_s: float = 120.0) -> None:
         """Wait until something is so, while the session runs."""
         deadline = time.monotonic() + timeout_s
         while not is_so():
             if self.process.poll() is not None:
                 raise AssertionError(f"the session ended: {self.process.communicate()[1][-3000:]}")
-            assert time.monotonic() < deadline, "it never was so"
+            if time.monotonic() > deadline:
+                self.process.kill()
+                raise AssertionError(f"it never was so: {self.process.communicate()[1][-3000:]}")
             time.sleep(0.02)
 
     def finish(self, *, code: int = 0) -> tuple[str, str]:

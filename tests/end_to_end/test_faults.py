@@ -186,7 +186,7 @@ class Camera:
 
     def __init__(self, folder: Path, *, pattern: str = "push") -> None:
         self._context = zmq.Context()
-        self.socket = self._context.socket(zmq.PUSH if pattern == "push" else zmq.PUB)
+        self.socket = self._context.socket(zmq.PUSH if pattern == "push" else zmq.XPUB)
         port = self.socket.bind_to_random_port("tcp://127.0.0.1")
         self.config = folder / "camera.toml"
         self.config.write_text(
@@ -209,6 +209,11 @@ directory = "{folder}/runs"
 
     def header(self, kind: str, **fields: object) -> bytes:
         return msgpack.packb({"version": 1, "type": kind, "series": "s", **fields})
+
+    def wait_for_a_listener(self) -> None:
+        """Wait until somebody has subscribed; a PUB socket could not tell."""
+        assert self.socket.poll(60_000), "nobody listens"
+        self.socket.recv()
 
     def start(self, **fields: object) -> None:
         self.socket.send(self.header("start", **fields))
@@ -345,7 +350,7 @@ def test_a_feed_that_cannot_wait_loses_what_the_log_cannot_hold_and_says_so(
     camera = Camera(tmp_path, pattern="pub")
     session = Session("run", camera.config, "--set", "frame_log.capacity_mib=1.0", "--json")
     session.wait_for(lambda: "normalise" in session.children())
-    time.sleep(4.0)  # PUB has no way to tell when somebody listens
+    camera.wait_for_a_listener()
     session.children()["normalise"].suspend()
     camera.start()
     for sequence in range(30):
