@@ -27,22 +27,29 @@ class Camera(threading.Thread):
         rate: float,
         n_expected: int | None = None,
         endpoint: str = "",
+        hold_after: int = 0,
     ) -> None:
         super().__init__(daemon=True)
         self.endpoint = endpoint or f"tcp://127.0.0.1:{free_port()}"
         self.n_sent = 0
         self._frames, self._rate, self._n_expected = frames, rate, n_expected
         self._to_skip = 0
-        self._wake = threading.Event()
+        self._hold_after = hold_after
+        self._wake, self._go = threading.Event(), threading.Event()
         self._is_ending = False
 
     def skip(self, n_frames: int) -> None:
         """Lose frames on the way."""
         self._to_skip += n_frames
 
+    def go_on(self) -> None:
+        """Hold no longer after the first `hold_after` frames."""
+        self._go.set()
+
     def end(self) -> None:
         """End the series."""
         self._is_ending = True
+        self._go.set()
         self._wake.set()
         self.join(30)
 
@@ -62,12 +69,15 @@ class Camera(threading.Thread):
                 self._send(feed, header, image.tobytes())
                 sequence += 1
                 self.n_sent += 1
+                if self.n_sent == self._hold_after:
+                    self._go.wait()
             if self._is_ending:
                 self._send(feed, {"type": "end", "n_frames": sequence})
 
     def stop(self) -> None:
         """Fall silent."""
         self._wake.set()
+        self._go.set()
 
     def _send(self, feed: Any, header: dict[str, Any], *pixels: bytes) -> None:
         known = {"version": 1, "series": "real frames", **header}
