@@ -21,7 +21,8 @@ def report_of(archives: list[Path]) -> dict[str, Any]:
     parts = [summary(path) for path in archives]
     if not parts:
         raise ArchiveError("no archive was written")
-    first = parts[0]
+    with_frames = [part for part in parts if part["n_frames"]] or parts
+    latency_s = with_frames[0]["latency_s"]
     ledgers = [part["ledger"] for part in parts]
     duration_s = session_s(archives)
     archived = sum(ledger["archived"] for ledger in ledgers)
@@ -39,7 +40,7 @@ def report_of(archives: list[Path]) -> dict[str, Any]:
         "repeated": sum(ledger["repeated"] for ledger in ledgers),
         "frames_per_s": archived / duration_s if duration_s else 0.0,
         "gigabytes_per_s": raw_bytes / duration_s / 1e9 if duration_s else 0.0,
-        "latency_s": first["latency_s"],
+        "latency_s": latency_s,
         "methods": methods,
         "raw_bytes": raw_bytes,
         "stored_bytes": sum(part["stored_bytes"] for part in parts),
@@ -72,10 +73,10 @@ def print_report(report: dict[str, Any]) -> None:
         f"+ lost {report['lost']}"
         + (f"   ({report['end_reason']})" if report["end_reason"] else "")
     )
-    print(
-        f"rate      {report['frames_per_s']:.1f} frames/s, {report['gigabytes_per_s']:.2f} GB/s, "
-        f"latency p50 {latency['p50'] * 1e3:.0f} ms, p99 {latency['p99'] * 1e3:.0f} ms"
-    )
+    rate = f"{report['frames_per_s']:.1f} frames/s, {report['gigabytes_per_s']:.2f} GB/s"
+    if latency["p50"] is not None:  # of no frame there is none
+        rate += f", latency p50 {latency['p50'] * 1e3:.0f} ms, p99 {latency['p99'] * 1e3:.0f} ms"
+    print(f"rate      {rate}")
     shares = ", ".join(f"{name} {count}" for name, count in report["methods"].items() if count)
     print(f"method    {shares or 'none'}")
     if report["raw_bytes"]:
