@@ -271,10 +271,15 @@ class SortedSeries:
         archive = self._open.get(first.header.series_id) or self._continue_elsewhere(first)
         archive.append(frames, archived_ns=archived_ns)
 
-    def is_placeholder(self, series_id: str) -> bool:
-        """Tell whether an archive was made for torn frames alone, before any image came."""
-        archive = self._open.get(series_id)
-        return archive is not None and archive.header.shape == PLACEHOLDER[0]
+    def is_placeholder_for(self, image: FrameHeader) -> bool:
+        """Tell whether the archive of an image was made for torn frames alone, and cannot hold it.
+
+        A detector may send images of one pixel, such as a shutter test: these fit.
+        """
+        archive = self._open.get(image.series_id)
+        if archive is None:
+            return False
+        return (archive.header.shape, archive.header.dtype) == PLACEHOLDER and not self.fits(image)
 
     def replace_placeholder(self, frame: SegmentedFrame) -> None:
         """Close an archive of torn frames, and go on with the first image in another."""

@@ -457,7 +457,7 @@ class Sort:
         new = self._series.numbered(frames)
         self._meter.duplicates.inc(len(frames) - len(new))
         images = [n for n, (frame, _) in enumerate(new) if _is_image(frame)]
-        if images and self._series.is_placeholder(new[0][0].header.series_id):
+        if images and self._series.is_placeholder_for(new[images[0]][0].header):
             self._append(new[: images[0]])
             self._series.replace_placeholder(new[images[0]][0])
             new = new[images[0] :]

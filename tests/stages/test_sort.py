@@ -232,6 +232,16 @@ def test_the_first_image_gives_the_shape_even_if_a_torn_frame_comes_before_it(
         assert archive.scores["fault"].tolist()[0] == "payload is short"
 
 
+def test_images_of_one_pixel_lie_in_one_file(bench: Bench) -> None:
+    bench.send(bench.start(), bench.frame(0, shape=(1, 1)))
+    bench.turn_until(lambda: bench.sort._receipt.base == 2)
+    bench.send(bench.frame(1, shape=(1, 1)), bench.frame(2, shape=(1, 1)), bench.end(3))
+    bench.turn_until(lambda: (bench.folder / "s.nxs").exists())
+    assert not (bench.folder / "s-2.nxs").exists()
+    with open_archive(bench.folder / "s.nxs") as archive:
+        assert archive.scores["sequence"].tolist() == [0, 1, 2]
+
+
 def test_a_series_without_a_frame_leaves_a_file_with_its_ledger(bench: Bench) -> None:
     loss = bench.control(LossRange(series="s", series_id="id", first=0, n_frames=3, reason="gap"))
     bench.send(bench.start())
