@@ -229,10 +229,13 @@ class SeriesAccount:
         if self._series is None:
             return []
         series = self._series
-        if end.n_frames is not None and 0 < end.n_frames - series.expected <= MAX_GAP:
-            n_missing = end.n_frames - series.expected
+        n_missing = 0 if end.n_frames is None else end.n_frames - series.expected
+        if 0 < n_missing <= MAX_GAP:
             self._open_gap(series.expected, n_missing, self._gap_reason())
-            series.expected = end.n_frames
+            series.expected = series.expected + n_missing
+        elif n_missing > MAX_GAP and not end.reason:
+            reason = f"the feed counts {end.n_frames} frames, too far beyond {series.expected}"
+            end = replace(end, reason=reason)
         losses = self._declare_gaps(len(series.gaps))
         complete = replace(
             end, series=series.start.series, series_id=series.start.series_id,

@@ -90,6 +90,16 @@ def test_a_frame_that_comes_after_its_loss_was_declared_is_archived_and_not_lost
     assert (end.n_received, end.n_archived) == (5, 4)
 
 
+@pytest.mark.parametrize("n_frames", [2**20, 2**40, 2**62])
+def test_a_count_far_beyond_what_came_is_told_where_it_cannot_be_declared(n_frames: int) -> None:
+    account = _account()
+    account.begin(SeriesStart(series="a"), 1)
+    _take(account, _frame(0))
+    entries = account.end(SeriesEnd(n_frames=n_frames))
+    assert _losses(entries) == []
+    assert _end(entries).reason == f"the feed counts {n_frames} frames, too far beyond 1"
+
+
 @pytest.mark.parametrize("from_feed", [True, False])
 def test_losses_and_gaps_that_alternate_keep_the_account_small(from_feed: bool) -> None:
     """Saving is paused, say, while every second frame does not come at all."""
