@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import lru_cache
 from typing import Final
 
@@ -17,8 +18,7 @@ _FORBIDDEN: Final = frozenset('/\\:*?"<>|')
 def series_name_fault(name: str) -> str:
     """Say what keeps `name` from naming a series, in words; empty when it may.
 
-    A name on the wire that breaks the rule is refused and not mended: two names that differ
-    could be mended into the same one and their frames would be mixed in one archive.
+    A name between our stages that breaks the rule is refused: one of a feed was mended before.
     """
     if not 1 <= len(name) <= MAX_CHARACTERS:
         return f"series name must have 1 to {MAX_CHARACTERS} characters, has {len(name)}"
@@ -35,6 +35,19 @@ def series_name_fault(name: str) -> str:
             f"got {name!a}"
         )
     return ""
+
+
+@lru_cache(maxsize=16)  # asked for each frame of a series
+def series_name_of_feed(text: str) -> str:
+    """Name a series as its feed does where that may be, else as nearly as may be.
+
+    A digest of the feed's name follows what was mended, so that names that differ stay different
+    and their frames are not mixed in one archive.
+    """
+    if not text or not series_name_fault(text):
+        return text
+    digest = hashlib.blake2b(text.encode(errors="replace"), digest_size=4).hexdigest()
+    return f"{series_name_from(text)[: MAX_CHARACTERS - 9]}-{digest}"
 
 
 def series_name_from(text: str) -> str:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hrtem_stream.series_name import series_name_fault, series_name_from
+from hrtem_stream.series_name import series_name_fault, series_name_from, series_name_of_feed
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,9 @@ def test_a_name_that_is_taken_stays_in_its_folder(name: str) -> None:
 @given(st.text(max_size=300))
 def test_any_file_name_makes_a_name_that_is_taken(text: str) -> None:
     assert series_name_fault(series_name_from(text)) == ""
+
+
+@given(st.text(max_size=300))
+def test_any_name_of_a_feed_makes_a_name_that_is_taken_or_none(text: str) -> None:
+    name = series_name_of_feed(text)
+    assert not name if not text else series_name_fault(name) == ""

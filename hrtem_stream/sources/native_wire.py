@@ -5,16 +5,18 @@ drops what we do not take in time. Part 1 is a msgpack map, part 2, in a frame o
 row-major order. `?` marks a key that may be left out or nil.
 
 start
-    version 1, type "start", series str, n_frames? int, pixel_size_nm? float, exposure_s? float,
+    version 1, type "start", series? str, n_frames? int, pixel_size_nm? float, exposure_s? float,
     dose_e_per_nm2? float, voltage_kv? float, metadata? map
 frame
-    version 1, type "frame", series str, sequence int from 0, shape [M, N], dtype str,
+    version 1, type "frame", series? str, sequence int from 0, shape [M, N], dtype str,
     acquired_ns? int since 1970, name? str; then the pixels
 end
-    version 1, type "end", series str, n_frames? int
+    version 1, type "end", series? str, n_frames? int
 
 The dtype is numpy's: u1, u2, u4, i2, i4, f4 or f8 behind `<` or `>`, or its name, such as uint16,
-for little endian. Frames may come without a start. Keys that are not listed are ignored.
+for little endian. Frames may come without a start. A series without a name has that of the
+settings, a frame or end without one belongs to the present series; a name under which no file may
+be kept is mended. Keys that are not listed are ignored.
 
 Every length is checked before anything is decoded or allocated: what comes off the wire may be
 wrong or hostile.
@@ -39,7 +41,7 @@ from hrtem_stream.messages import (
     SeriesEnd,
     SeriesStart,
 )
-from hrtem_stream.series_name import series_name_fault
+from hrtem_stream.series_name import series_name_of_feed
 
 VERSION: Final = 1
 FEED: Final = "native"
@@ -145,6 +147,9 @@ def _decode_header(parts: Sequence[Part], *, limits: FeedLimits) -> dict[str, An
 
 def _decode_start(header: Mapping[str, Any]) -> SeriesStart:
     ignored: dict[str, str] = {}
+    series = _series(header)
+    if header.get("series") and series != header["series"]:
+        ignored["name_at_the_feed"] = _text(header["series"])[:256]
     calibration = Calibration(
         pixel_size_nm=_positive(header, "pixel_size_nm", ignored=ignored),
         exposure_s=_positive(header, "exposure_s", ignored=ignored),
@@ -157,7 +162,7 @@ def _decode_start(header: Mapping[str, Any]) -> SeriesStart:
         ignored["ignored_metadata"] = _text(metadata)
         metadata = {}
     return SeriesStart(
-        series=_series(header),
+        series=series,
         n_expected=n_expected,
         feed=FEED,
         calibration=calibration,
@@ -232,12 +237,11 @@ def _decode_pixels(
 
 def _series(header: Mapping[str, Any]) -> str:
     series = header.get("series")
+    if series is None:
+        return ""
     if not isinstance(series, str):
         raise WireError("bad_field", f"series must be text, got {series!a:.80}")
-    fault = series_name_fault(series)
-    if fault:
-        raise WireError("bad_field", fault)
-    return series
+    return series_name_of_feed(series)
 
 
 def _count(header: Mapping[str, Any], *, ignored: dict[str, str]) -> int | None:

@@ -23,10 +23,11 @@ from hrtem_stream.messages import (
     SeriesEnd,
     SeriesStart,
 )
+from hrtem_stream.series_name import series_name_fault
 from hrtem_stream.simulators.native import NativeSender, encode_end, encode_frame, encode_start
 from hrtem_stream.sources.native import NativeSource
 from hrtem_stream.sources.native_wire import REJECT_REASONS, FeedLimits, decode_feed_message
-from tests.hostile_wire import FAULTY, REJECTED
+from tests.hostile_wire import FAULTY, ODD_NAMES, REJECTED
 
 LIMITS = FeedLimits()
 DTYPES = ["|u1", "<u2", ">u2", "<u4", ">u4", "<i2", ">i2", "<i4", ">i4", "<f4", ">f4", "<f8", ">f8"]
@@ -111,6 +112,33 @@ def test_a_message_that_cannot_be_understood_is_rejected(name: str) -> None:
     assert 0 < len(item.message) < 500
     assert item.message.isascii()
     assert item.message.isprintable()
+
+
+@pytest.mark.parametrize("name", ODD_NAMES.values(), ids=list(ODD_NAMES))
+def test_a_series_whose_name_may_not_be_kept_is_mended_and_not_refused(name: str) -> None:
+    start = decode(list(encode_start(name)))
+    frame = decode_frame(encode_frame(name, sequence=0, image=np.ones((2, 2), np.uint16)))
+    end = decode(list(encode_end(name, n_frames=1)))
+    assert isinstance(start, SeriesStart)
+    assert isinstance(end, SeriesEnd)
+    assert not series_name_fault(start.series)
+    assert start.series == frame.series == end.series
+    assert start.metadata["name_at_the_feed"].isprintable()
+
+
+def test_names_that_are_mended_stay_different() -> None:
+    items = [decode(list(encode_start(name))) for name in ("a/b", "a:b", "a_b")]
+    assert len({item.series for item in items if isinstance(item, SeriesStart)}) == 3
+
+
+def test_a_series_need_not_have_a_name() -> None:
+    header = {"version": 1, "type": "frame", "sequence": 0, "shape": [1, 2], "dtype": "<u2"}
+    assert decode_frame([msgpack.packb(header), bytes(4)]).series == ""
+    for kind in ("start", "end"):
+        for fields in ({}, {"series": None}, {"series": ""}):
+            item = decode([msgpack.packb({"version": 1, "type": kind, **fields})])
+            assert isinstance(item, SeriesStart | SeriesEnd)
+            assert item.series == ""
 
 
 @pytest.mark.parametrize("name", FAULTY)
