@@ -83,15 +83,24 @@ def add_ledger(entry: h5py.Group, ledger: Ledger, whole_series: Ledger | None) -
 
 
 def add_digests(entry: h5py.Group, digests: dict[str, int]) -> None:
-    """Write the digests of the tables, with those of what closing added, and of the header."""
+    """Write the digests of the tables, with those of all small datasets, and of the header.
+
+    What is of one frame has its digest among the scores, and a view none of its own.
+    """
     found = dict(digests)
-    for name in (
-        "scores/rank",
-        *(f"ledger/lost/{name}" for name in ("first", "n_frames", "reason")),
-    ):
-        found[name] = digest_of(entry[name])
+
+    def note(name: str, item: h5py.Group | h5py.Dataset) -> None:
+        if name not in found and isinstance(item, h5py.Dataset) and not _has_its_own(name, item):
+            found[name] = digest_of(item)
+
+    entry.visititems(note)
     found[HEADER] = xxhash.xxh3_64_intdigest(entry["process"].attrs["header"].encode())
     entry["process"].attrs["digests"] = json.dumps(found)
+
+
+def _has_its_own(name: str, dataset: h5py.Dataset) -> bool:
+    """Tell whether another digest covers a dataset: frames', in the scores, or of a view."""
+    return dataset.is_virtual or dataset.chunks is not None
 
 
 def add_neighbours(entry: h5py.Group, *, path: Path, header: ArchiveHeader, n_rows: int) -> None:

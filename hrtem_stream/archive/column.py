@@ -20,8 +20,15 @@ BLOCK_ROWS = 65_536
 
 
 def digest_of(dataset: h5py.Dataset) -> int:
-    """Return the xxh3, 64 bit, of all rows of a dataset, as a `Column` takes it."""
+    """Return the xxh3, 64 bit, of all rows of a dataset, as a `Column` takes it.
+
+    Of one value it is that of the bytes, and of a text that of its UTF-8.
+    """
     digest = xxhash.xxh3_64()
+    if not dataset.shape:
+        value = dataset[()]
+        digest.update(value if isinstance(value, bytes) else _bytes_of(np.asarray(value)))
+        return int(digest.intdigest())
     for first in range(0, len(dataset), BLOCK_ROWS):
         digest.update(_bytes_of(dataset[first : first + BLOCK_ROWS]))
     return int(digest.intdigest())

@@ -173,3 +173,25 @@ def test_a_truncated_archive_is_a_difference_and_another_file_is_an_error(tmp_pa
     path.write_bytes(b"something else")
     with pytest.raises(ArchiveError):
         verify(path)
+
+
+SMALL = (
+    "title", "start_time", "process/program", "process/version", "process/settings",
+    "calibration/pixel_size_nm", "calibration/exposure_s", "images/x", "images/y",
+    "ranked/rank", "ranked/row", "ranked/graphene_fraction", "scores/rank",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_flipped_bit_in_a_small_dataset_is_found_and_named(tmp_path, name):
+    provenance = {"version": "9.8.7", "settings": "{of the session}"}
+    path = archive_of(tmp_path / "s.nxs", 4, start=calibrated(), provenance=provenance)
+    with h5py.File(path) as file:
+        dataset = file["entry"][name]
+        offset = dataset.id.get_offset() if dataset.dtype.kind != "O" else None
+        text = b"" if offset else dataset[()]
+    rotten = bytearray(path.read_bytes())
+    place = offset if offset is not None else rotten.index(text)
+    rotten[place] ^= 1
+    path.write_bytes(rotten)
+    assert any(name in one for one in verify(path).differences)
