@@ -23,7 +23,7 @@ import numpy as np
 
 from hrtem_stream.errors import WireError
 from hrtem_stream.messages import Calibration
-from hrtem_stream.series_name import series_name_fault
+from hrtem_stream.series_name import series_name_of_feed
 from hrtem_stream.sources.cbor import DamagedMapError, Tagged, read_map
 from hrtem_stream.sources.native_wire import FeedLimits
 from hrtem_stream.sources.stack import FramePixels, damaged, supported
@@ -181,7 +181,8 @@ def _decompress(algorithm: str, element: int, received: memoryview, n_needed: in
 
 def _start(content: Mapping[str, Any]) -> DetectorStart:
     names = content.get("channels")
-    channels = tuple(name for name in names or () if isinstance(name, str))[:MAX_CHANNELS]
+    names = names if isinstance(names, list) else []
+    channels = tuple(name for name in names if isinstance(name, str))[:MAX_CHANNELS]
     n_images = content.get("number_of_images")
     counted = _is_count(n_images) and 0 < n_images < _NO_COUNT
     user = content.get("user_data")
@@ -234,11 +235,7 @@ def _series(content: Mapping[str, Any]) -> str:
             "bad_field", f"series_id must be a number and series_unique_id text, got "
             f"{_short(number)} and {_short(identity)}",
         )  # fmt: skip
-    name = f"series-{number}-{identity}".rstrip("-")
-    fault = series_name_fault(name)
-    if fault:
-        raise WireError("bad_field", fault)
-    return name
+    return series_name_of_feed(f"series-{number}-{identity}".rstrip("-"))
 
 
 def _acquired_ns(content: Mapping[str, Any]) -> int:
