@@ -38,6 +38,8 @@ COARSEST_DETECTOR_NM = 0.085
 LEAST_SIDE = 64
 MOST_PIXELS = 4096 * 4096
 """Of a working image."""
+LEAST_WORKING_SIDE = 32
+"""Of a working image: what the Bragg filter needs. Of a smaller field no lattice can be told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +100,7 @@ def matched_to_lattice(
         return WorkingScale(shape=(size, size), source=NOT_FOUND, pixel_size_nm=max(as_published))
     pixel_nm = _working_pixel(frame.shape, pixel_size_nm, working_pixel_nm)
     shape = [max(1, round(n * pixel_size_nm / pixel_nm)) for n in frame.shape]
-    if math.prod(shape) > MOST_PIXELS or min(shape) < 16:
+    if math.prod(shape) > MOST_PIXELS or min(shape) < LEAST_WORKING_SIDE:
         return WorkingScale(shape=(size, size), source=NOT_FOUND, pixel_size_nm=max(as_published))
     return WorkingScale(shape=(shape[0], shape[1]), source=source, pixel_size_nm=pixel_nm)
 

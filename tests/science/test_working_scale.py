@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from hrtem_stream.science.bragg import bragg_mask
 from hrtem_stream.science.reduction import reduce_frame
 from hrtem_stream.science.run_length import mask_of_runs, runs_of_mask
 from hrtem_stream.science.working_scale import matched_to_lattice, reduce_mask, resized
@@ -108,3 +109,15 @@ def test_all_published_frames_keep_their_size() -> None:
         assert scale.shape == (256, 256)
         sources.append(scale.source)
     assert sources.count("spectrum") >= 0.95 * len(sources)
+
+
+@pytest.mark.parametrize("shape", [(1024, 256), (256, 1024), (64, 64), (17, 1000), (1000, 1003)])
+@pytest.mark.parametrize("pixel_size_nm", [1e-30, 0.0005, 0.002, 0.0035, 0.02, 0.2, 900.0])
+def test_whatever_the_calibration_the_bragg_filter_takes_the_working_image(
+    shape: tuple[int, int], pixel_size_nm: float
+) -> None:
+    scale = matched_to_lattice(
+        np.zeros(shape, np.uint16), pixel_size_nm, size=64, working_pixel_nm=0.045
+    )
+    noise = np.random.default_rng(0).standard_normal(scale.shape).astype(np.float32)
+    assert bragg_mask(noise).shape == scale.shape
