@@ -70,30 +70,30 @@ def _reweight(
 ) -> None:
     n = coefficients.shape[0]
     left_pairs, right_pairs = _pairs(left), _pairs(right)
+    left_rows, right_rows = np.ascontiguousarray(left.T), np.ascontiguousarray(right.T)
     weights = lit.astype(np.float64)
-    matrix, target = np.empty((n * n, n * n)), np.empty(n * n)
-    residual = np.empty(blocks.shape)
+    matrix = np.empty((n * n, n * n))
     for _ in range(_N_REWEIGHTINGS):
-        _normal_equations(blocks, weights, left, right, left_pairs, right_pairs, matrix, target)
+        _normal_matrix(np.dot(left_pairs, np.dot(weights, right_pairs.T)), matrix)
         stiffness = _STIFFNESS * np.trace(matrix) / (n * n)
         if stiffness == 0.0:
             return
-        matrix += stiffness * bending
-        _solve(matrix, target)
-        coefficients[:] = target.reshape(n, n)
-        _relative_residual(blocks, coefficients, left, right, residual)
-        _tukey_weights(residual, lit, weights)
+        target = np.dot(left_rows, np.dot(weights * blocks, right_rows.T))
+        solution = np.linalg.solve(matrix + stiffness * bending, target.ravel())
+        coefficients[:] = solution.reshape(n, n)
+        surface = np.dot(left_rows.T, np.dot(coefficients, right_rows))
+        _tukey_weights(blocks, surface, lit, weights)
 
 
 @compiled
 def _pairs(basis: Real) -> Real:
-    """Return the products of two basis functions, one column for each pair."""
+    """Return the products of two basis functions, one row for each pair."""
     samples, n = basis.shape
-    pairs = np.empty((samples, n * (n + 1) // 2))
-    for i in range(samples):
-        for k in range(n):
-            for m in range(k + 1):
-                pairs[i, _pair(k, m)] = basis[i, k] * basis[i, m]
+    pairs = np.empty((n * (n + 1) // 2, samples))
+    for k in range(n):
+        for m in range(k + 1):
+            for i in range(samples):
+                pairs[_pair(k, m), i] = basis[i, k] * basis[i, m]
     return pairs
 
 
@@ -104,91 +104,30 @@ def _pair(k: int, m: int) -> int:
 
 
 @compiled
-def _normal_equations(
-    blocks: Real,
-    weights: Real,
-    left: Real,
-    right: Real,
-    left_pairs: Real,
-    right_pairs: Real,
-    matrix: Real,
-    target: Real,
-) -> None:
-    n = left.shape[1]
-    gram = _project(left_pairs, weights, right_pairs)
+def _normal_matrix(gram: Real, matrix: Real) -> None:
+    """Write the normal matrix, from the weighted sums over the products of pairs."""
+    n = int(np.sqrt(matrix.shape[0]))
     for k in range(n):
         for m in range(n):
             for p in range(n):
                 for q in range(n):
                     matrix[k * n + p, m * n + q] = gram[_pair(k, m), _pair(p, q)]
-    target[:] = _project(left, weights * blocks, right).ravel()
 
 
 @compiled
-def _project(left: Real, values: Real, right: Real) -> Real:
-    """Return leftᵀ values right."""
-    along = np.zeros((left.shape[1], values.shape[1]))
-    for i in range(values.shape[0]):
-        for k in range(left.shape[1]):
-            _add_scaled(along[k], values[i], left[i, k])
-    projected = np.zeros((left.shape[1], right.shape[1]))
-    for k in range(left.shape[1]):
-        for j in range(values.shape[1]):
-            _add_scaled(projected[k], right[j], along[k, j])
-    return projected
-
-
-@compiled
-def _add_scaled(sums: Real, values: Real, scale: float) -> None:
-    for j in range(sums.size):
-        sums[j] += scale * values[j]
-
-
-@compiled
-def _solve(matrix: Real, target: Real) -> None:
-    """Solve for the target in place, by elimination; a definite matrix needs no pivots."""
-    n = target.size
-    for k in range(n):
-        for i in range(k + 1, n):
-            factor = matrix[i, k] / matrix[k, k]
-            _add_scaled(matrix[i, k + 1 :], matrix[k, k + 1 :], -factor)
-            target[i] -= factor * target[k]
-    for i in range(n - 1, -1, -1):
-        for j in range(i + 1, n):
-            target[i] -= matrix[i, j] * target[j]
-        target[i] /= matrix[i, i]
-
-
-@compiled
-def _relative_residual(
-    blocks: Real, coefficients: Real, left: Real, right: Real, residual: Real
-) -> None:
-    n = coefficients.shape[0]
-    residual[:] = 0.0
-    columns = np.ascontiguousarray(right.T)
-    for i in range(blocks.shape[0]):
-        for m in range(n):
-            along = 0.0
-            for k in range(n):
-                along += left[i, k] * coefficients[k, m]
-            _add_scaled(residual[i], columns[m], along)
-    least = 1e-6 * np.abs(residual).max()
-    for i in range(blocks.shape[0]):
-        for j in range(blocks.shape[1]):
-            residual[i, j] = blocks[i, j] / max(residual[i, j], least) - 1.0
-
-
-@compiled
-def _tukey_weights(residual: Real, lit: Mask, weights: Real) -> None:
-    deviations = np.empty(residual.size)
+def _tukey_weights(blocks: Real, surface: Real, lit: Mask, weights: Real) -> None:
+    rows, columns = blocks.shape
+    least = 1e-6 * np.abs(surface).max()
+    residual, deviations = np.empty(blocks.shape), np.empty(blocks.size)
     n = 0
-    for i in range(residual.shape[0]):
-        for j in range(residual.shape[1]):
+    for i in range(rows):
+        for j in range(columns):
+            residual[i, j] = blocks[i, j] / max(surface[i, j], least) - 1.0
             if lit[i, j]:
                 deviations[n] = abs(residual[i, j])
                 n += 1
     reach = _TUKEY * max(1.4826 * np.median(deviations[:n]), 1e-4)
-    for i in range(residual.shape[0]):
-        for j in range(residual.shape[1]):
+    for i in range(rows):
+        for j in range(columns):
             inside = max(1.0 - (residual[i, j] / reach) ** 2, 0.0)
             weights[i, j] = inside * inside if lit[i, j] else 0.0
