@@ -9,6 +9,7 @@ import numba
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
+from numba.np.arrayobj import populate_array
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -32,3 +33,26 @@ def store_word(_: Any, out: Any, offset: Any, word: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(out, types.int64, types.uint64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def stretch(_: Any, array: Any, first: Any, n: Any) -> Any:
+    """View n elements of a C-ordered array from a flat index on; only in compiled code.
+
+    Unlike a slice it is not counted as a reference, which costs as much as a hundred pixels: the
+    array must outlive it.
+    """
+    viewed = types.Array(array.dtype, 1, "C", readonly=not array.mutable)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        source = context.make_array(signature.args[0])(context, builder, arguments[0])
+        view = context.make_array(signature.return_type)(context, builder)
+        size = context.get_abi_sizeof(context.get_data_type(array.dtype))
+        item_bytes = context.get_constant(types.intp, size)
+        populate_array(
+            view, data=builder.gep(source.data, [arguments[1]]), shape=[arguments[2]],
+            strides=[item_bytes], itemsize=item_bytes, meminfo=None,
+        )  # fmt: skip
+        return view._getvalue()
+
+    return viewed(array, types.intp, types.intp), generate

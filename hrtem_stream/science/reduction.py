@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrtem_stream.science.compiled import compiled
+from hrtem_stream.science.compiled import compiled, stretch
 
 Frame = NDArray[Any]
 
@@ -60,8 +60,11 @@ def reduce_frame(frame: Frame, *, shape: tuple[int, int] = WORKING_SHAPE) -> NDA
     (rows, columns), (p, q) = native.shape, shape
     if rows % p == 0 and columns % q == 0:
         factors = rows // p, columns // q
-        sums = np.empty(columns, _accumulator(native.dtype, factors[0] * factors[1]))
-        _average_blocks(native, sums, factors[0], factors[1], reduced)
+        if native.dtype == np.uint16 and factors[1] % 2 == 0 and native.ctypes.data % 4 == 0:
+            _average_pixel_pairs(native.view(np.uint32), factors[0], factors[1], reduced)
+        else:
+            sums = np.empty(columns, _accumulator(native.dtype, factors[0] * factors[1]))
+            _average_blocks(native, sums, factors[0], factors[1], reduced)
     else:
         _average_areas(native, np.empty(columns, np.float64), reduced)
     return reduced
@@ -141,6 +144,64 @@ def _accumulator(dtype: np.dtype[np.generic], n_pixels: int) -> type[np.generic]
 
 
 @compiled
+def _average_pixel_pairs(
+    pairs: Frame, row_factor: int, column_factor: int, reduced: NDArray[np.float32]
+) -> None:
+    """Average blocks of a frame whose pixels of 16 bits are seen two by two, as words of 32.
+
+    A word is split by mask and shift, which takes a quarter of the time of widening each pixel
+    and adding its neighbour.
+    """
+    n, n_reduced = pairs.shape[1], reduced.shape[1]
+    sums, fours, spare = np.empty(n, np.uint32), np.empty(n // 2, np.uint64), np.empty(n, np.uint64)
+    weight = 1.0 / (row_factor * column_factor)
+    for p in range(reduced.shape[0]):
+        first, last = p * row_factor, (p + 1) * row_factor
+        sums[:] = 0
+        while first + 4 <= last:
+            _add_four_rows_of_pairs(
+                sums,
+                stretch(pairs, first * n, n),
+                stretch(pairs, (first + 1) * n, n),
+                stretch(pairs, (first + 2) * n, n),
+                stretch(pairs, (first + 3) * n, n),
+            )
+            first += 4
+        for i in range(first, last):
+            _add_row_of_pairs(sums, stretch(pairs, i * n, n))
+        averages = stretch(reduced, p * n_reduced, n_reduced)
+        if column_factor % 4:
+            _average_groups(sums, np.empty_like(sums), column_factor // 2, weight, averages)
+        else:
+            _add_halves(sums.view(np.uint64), fours)
+            _average_groups(fours, spare, column_factor // 4, weight, averages)
+
+
+@compiled
+def _add_four_rows_of_pairs(sums: Frame, a: Frame, b: Frame, c: Frame, d: Frame) -> None:
+    low, half = np.uint32(0xFFFF), np.uint32(16)
+    for j in range(sums.size):
+        sums[j] += (
+            ((a[j] & low) + (a[j] >> half))
+            + ((b[j] & low) + (b[j] >> half))
+            + ((c[j] & low) + (c[j] >> half))
+            + ((d[j] & low) + (d[j] >> half))
+        )
+
+
+@compiled
+def _add_row_of_pairs(sums: Frame, row: Frame) -> None:
+    for j in range(row.size):
+        sums[j] += (row[j] & np.uint32(0xFFFF)) + (row[j] >> np.uint32(16))
+
+
+@compiled
+def _add_halves(words: Frame, sums: Frame) -> None:
+    for j in range(words.size):
+        sums[j] = (words[j] & np.uint64(0xFFFFFFFF)) + (words[j] >> np.uint64(32))
+
+
+@compiled
 def _average_blocks(
     frame: Frame, sums: Frame, row_factor: int, column_factor: int, reduced: NDArray[np.float32]
 ) -> None:
@@ -178,13 +239,22 @@ def _average_groups(
     n = sums.size
     while factor % 2 == 0:
         n, factor = n // 2, factor // 2
-        _add_pairs(sums, spare[:n])
+        _add_pairs(sums, stretch(spare, 0, n))
         sums, spare = spare, sums
+    if factor == 1:
+        _scale(stretch(sums, 0, n), weight, averages)
+        return
     for q in range(averages.size):
         total = 0.0
         for j in range(q * factor, (q + 1) * factor):
             total += sums[j]
         averages[q] = total * weight
+
+
+@compiled
+def _scale(sums: Frame, weight: float, averages: NDArray[np.float32]) -> None:
+    for q in range(averages.size):
+        averages[q] = sums[q] * weight
 
 
 @compiled
