@@ -35,6 +35,20 @@ def test_working_pixels_are_area_averages(shape: tuple[int, int], dtype: str) ->
     assert np.allclose(reduced, reduce_plainly(frame, (256, 256)), rtol=1e-6)
 
 
+@pytest.mark.parametrize("factors", [(3, 6), (5, 2), (8, 8), (4, 16), (1, 10)])
+@pytest.mark.parametrize("first", [0, 1])
+def test_pixels_of_16_bits_that_are_summed_two_by_two_are_exact(
+    factors: tuple[int, int], first: int
+) -> None:
+    rows, columns = 16 * factors[0], 24 * factors[1]
+    # From the second pixel on, no word of 32 bits lies where the processor expects it.
+    pixels = np.random.default_rng(0).integers(0, 2**16, rows * columns + 1).astype(np.uint16)
+    frame = pixels[first : first + rows * columns].reshape(rows, columns)
+    sums = frame.astype(np.float64).reshape(16, factors[0], 24, factors[1]).sum(axis=(1, 3))
+    plain = (sums * (1.0 / (factors[0] * factors[1]))).astype(np.float32)
+    assert (reduce_frame(frame, shape=(16, 24)) == plain).all()
+
+
 def test_a_large_frame_of_full_scale_does_not_overflow() -> None:
     for dtype in ("u1", "u2", "u4"):
         frame = np.full((8192, 256), np.iinfo(dtype).max, dtype)
