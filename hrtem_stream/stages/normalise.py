@@ -92,6 +92,7 @@ class Normalise(Stage[RawFrame, NormalisedFrame]):
         noise = rng.poisson(100, (2 * self._shape[0], 2 * self._shape[1]))
         for dtype in (np.uint8, np.uint16, np.float32):
             frame = noise.astype(dtype)
+            frame.flags.writeable = False  # as in the log: the compiler takes it for another type
             self._scaling(frame, 0.0)
             normalise_frame(frame, shape=self._shape)
         # A lattice with a hole beside, so that the search for vacuum runs to its end as well.

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hrtem_stream.science import vacuum
+from hrtem_stream.science import reduction, vacuum
 from hrtem_stream.science.islands import islands_with_core
 from hrtem_stream.science.working_scale import WorkingScale, matched_to_lattice
 from hrtem_stream.stages.normalise import Normalise, thumbnail
@@ -45,6 +45,17 @@ def test_a_frame_becomes_a_standardised_working_image() -> None:
     assert result.image.std() == pytest.approx(1, abs=1e-2)
     assert result.header.fault == ""
     assert result.coefficients.mean() == pytest.approx(300, rel=0.05)
+
+
+def test_the_first_frame_needs_nothing_compiled_that_warming_up_has_not() -> None:
+    frame = _noise()
+    frame.flags.writeable = False  # as it comes out of the log
+    stage = Normalise(Memory(frame), working_size=64)  # type: ignore[arg-type]
+    stage.warm_up()
+    compiled: Any = reduction._average_pixel_pairs
+    before = len(compiled.signatures)
+    stage.process([raw(0)])
+    assert len(compiled.signatures) == before
 
 
 def test_signed_counts_give_what_unsigned_ones_give() -> None:
