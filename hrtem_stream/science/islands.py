@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from hrtem_stream.science.compiled import compiled
+from hrtem_stream.science.compiled import compiled, stretch
 
 Image = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -86,12 +86,7 @@ def _keep_with_core(
     first, last = np.empty(most, np.int32), np.empty(most, np.int32)
     parent, area = np.empty(most, np.int32), np.empty(most, np.int32)
     begins = np.empty(rows + 1, np.int32)
-    peak = np.empty(most, np.float32)
-    n = 0
-    for i in range(rows):
-        begins[i] = n
-        n += _find_runs(level[i], np.float32(0.5), first[n:], last[n:], peak[n:])
-    begins[rows] = n
+    n = _find_runs(level, np.float32(0.5), first, last, begins)
     _join_runs(first, last, begins, 0, parent, area)
     n_core = np.zeros(n, np.int32)
     for i in range(rows):
@@ -121,20 +116,17 @@ def _mark_islands(
     first, last = np.empty(most, np.int32), np.empty(most, np.int32)
     parent, area = np.empty(most, np.int32), np.empty(most, np.int32)
     begins = np.empty(rows + 1, np.int32)
-    peak = np.empty(most, np.float32)
-    n = 0
-    for i in range(rows):
-        begins[i] = n
-        n += _find_runs(level[i], low, first[n:], last[n:], peak[n:])
-    begins[rows] = n
+    n = _find_runs(level, low, first, last, begins)
     _join_runs(first, last, begins, 1, parent, area)
-    for k in range(n):
-        root = _root(parent, k)
-        peak[root] = max(peak[root], peak[k])
+    n_high = np.zeros(n, np.int32)
+    for i in range(rows):
+        for k in range(begins[i], begins[i + 1]):
+            run = stretch(level, i * columns + first[k], last[k] - first[k])
+            n_high[_root(parent, k)] += _count_above(run, high)
     kept = np.zeros(n, np.bool_)
     for k in range(n):
         root = _root(parent, k)
-        kept[k] = area[root] >= least_island_px and peak[root] > high
+        kept[k] = area[root] >= least_island_px and n_high[root] > 0
     gap_first, gap_last = np.empty(most, np.int32), np.empty(most, np.int32)
     _find_gaps(first, last, kept, begins, columns, gap_first, gap_last)
     _join_runs(gap_first, gap_last, begins, 0, parent, area)
@@ -145,25 +137,47 @@ def _mark_islands(
 
 
 @compiled
-def _find_runs(row: Image, low: np.float32, first: Integers, last: Integers, peak: Image) -> int:
-    """Write down where the runs of a row begin and end, and the highest pixel of each."""
+def _find_runs(
+    level: Image, low: np.float32, first: Integers, last: Integers, begins: Integers
+) -> int:
+    """Write down where the runs begin and end, and with which run each row begins; count them."""
+    rows, columns = level.shape
+    words = np.zeros(columns // 8 + 1, np.uint64)
+    marks = words.view(np.uint8)
+    all_marked = np.uint64(0x0101010101010101)
     n = 0
-    inside = False
-    highest = low
+    for i in range(rows):
+        begins[i] = n
+        _mark_above(stretch(level, i * columns, columns), low, marks)
+        inside = False
+        # Eight pixels at a time: most words are alike throughout. The last one ends unmarked.
+        for k in range(words.size):
+            if words[k] == (all_marked if inside else np.uint64(0)):
+                continue
+            for j in range(8 * k, 8 * k + 8):
+                if (marks[j] != 0) == inside:
+                    continue
+                if inside:
+                    last[n] = j
+                    n += 1
+                else:
+                    first[n] = j
+                inside = not inside
+    begins[rows] = n
+    return n
+
+
+@compiled
+def _mark_above(row: Image, low: np.float32, marks: NDArray[np.uint8]) -> None:
     for j in range(row.size):
-        above = row[j] > low
-        if above:
-            if not inside:
-                first[n] = j
-                highest = low
-            highest = max(highest, row[j])
-        elif inside:
-            last[n], peak[n] = j, highest
-            n += 1
-        inside = above
-    if inside:
-        last[n], peak[n] = row.size, highest
-        n += 1
+        marks[j] = row[j] > low
+
+
+@compiled
+def _count_above(row: Image, high: np.float32) -> int:
+    n = 0
+    for j in range(row.size):
+        n += row[j] > high
     return n
 
 
