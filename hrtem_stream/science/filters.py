@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from hrtem_stream.science.compiled import compiled, stretch
+
 Image = NDArray[np.float32]
 
 _SHRINK = 4
@@ -37,14 +39,16 @@ def blur_coarsely(image: Image, *, deviation_px: float) -> Image:
 def subtract_local_mean(image: Image, *, deviation_px: float) -> Image:
     """Take off the mean over a wide Gaussian neighbourhood, computed on every fourth pixel."""
     rows, columns = image.shape
-    shape = max(columns // _SHRINK, 1), max(rows // _SHRINK, 1)
-    small = cv2.resize(np.ascontiguousarray(image, np.float32), shape, interpolation=cv2.INTER_AREA)
-    mean = cv2.resize(
-        blur(small, deviation_px=deviation_px / _SHRINK),
-        (columns, rows),
-        interpolation=cv2.INTER_LINEAR,
-    )
-    flattened: Image = np.subtract(image, mean, out=mean)
+    image = np.ascontiguousarray(image, np.float32)
+    small = np.empty((max(rows // _SHRINK, 1), max(columns // _SHRINK, 1)), np.float32)
+    if rows % _SHRINK or columns % _SHRINK:
+        cv2.resize(image, small.shape[::-1], dst=small, interpolation=cv2.INTER_AREA)
+    else:
+        _average_squares(image, small)
+    blurred = blur(small, deviation_px=deviation_px / _SHRINK)
+    wide = cv2.resize(blurred, (columns, small.shape[0]), interpolation=cv2.INTER_LINEAR)
+    flattened = np.empty_like(image)
+    _subtract_stretched(image, wide, flattened)
     return flattened
 
 
@@ -67,6 +71,89 @@ def noise_deviation(image: Image) -> float:
     The second difference along both axes passes the corner of the spectrum, where neither lattice
     nor texture reach; its gain for white noise is 6.
     """
-    step = np.array([1.0, -2.0, 1.0], np.float32)
-    difference = cv2.sepFilter2D(image, cv2.CV_32F, step, step)
-    return float(np.sqrt(np.vdot(difference, difference) / image.size)) / 6.0
+    total = _squared_differences(np.ascontiguousarray(image, np.float32))
+    return float(np.sqrt(total / image.size)) / 6.0
+
+
+@compiled
+def _average_squares(image: Image, small: Image) -> None:
+    """Average over squares of four pixels by four."""
+    n, n_small = image.shape[1], small.shape[1]
+    sums = np.empty(n, np.float32)
+    for i in range(small.shape[0]):
+        _add_four(
+            stretch(image, 4 * i * n, n),
+            stretch(image, (4 * i + 1) * n, n),
+            stretch(image, (4 * i + 2) * n, n),
+            stretch(image, (4 * i + 3) * n, n),
+            sums,
+        )
+        for j in range(n_small):
+            four = (sums[4 * j] + sums[4 * j + 1]) + (sums[4 * j + 2] + sums[4 * j + 3])
+            small[i, j] = np.float32(1 / 16) * four
+
+
+@compiled
+def _add_four(a: Image, b: Image, c: Image, d: Image, sums: Image) -> None:
+    for j in range(sums.size):
+        sums[j] = (a[j] + b[j]) + (c[j] + d[j])
+
+
+@compiled
+def _subtract_stretched(image: Image, wide: Image, difference: Image) -> None:
+    """Subtract an image of fewer rows, between whose centres it is interpolated linearly."""
+    rows, n = image.shape
+    last = wide.shape[0] - 1
+    for i in range(rows):
+        place = min(max((i + 0.5) * (last + 1) / rows - 0.5, 0.0), float(last))
+        above = min(int(place), max(last - 1, 0))
+        _subtract_between(
+            stretch(image, i * n, n),
+            stretch(wide, above * n, n),
+            stretch(wide, min(above + 1, last) * n, n),
+            np.float32(place - above),
+            stretch(difference, i * n, n),
+        )
+
+
+@compiled
+def _subtract_between(
+    row: Image, above: Image, below: Image, share: np.float32, difference: Image
+) -> None:
+    for j in range(row.size):
+        difference[j] = row[j] - (above[j] + share * (below[j] - above[j]))
+
+
+@compiled
+def _squared_differences(image: Image) -> float:
+    """Sum the squares of [1 -2 1] along both axes, mirrored in the border pixels."""
+    rows, n = image.shape
+    along, squares = np.empty(n + 2, np.float32), np.zeros(n, np.float32)
+    for i in range(rows):
+        _second_difference(
+            stretch(image, (i - 1 if i > 0 else min(1, rows - 1)) * n, n),
+            stretch(image, i * n, n),
+            stretch(image, (i + 1 if i < rows - 1 else max(rows - 2, 0)) * n, n),
+            stretch(along, 1, n),
+        )
+        along[0], along[n + 1] = along[min(2, n)], along[max(n - 1, 1)]
+        _add_squared_difference(
+            stretch(along, 0, n), stretch(along, 1, n), stretch(along, 2, n), squares
+        )
+    total = 0.0
+    for j in range(n):
+        total += squares[j]
+    return total
+
+
+@compiled
+def _second_difference(before: Image, here: Image, after: Image, difference: Image) -> None:
+    for j in range(here.size):
+        difference[j] = (before[j] + after[j]) - np.float32(2) * here[j]
+
+
+@compiled
+def _add_squared_difference(before: Image, here: Image, after: Image, squares: Image) -> None:
+    for j in range(here.size):
+        difference = (before[j] + after[j]) - np.float32(2) * here[j]
+        squares[j] += difference * difference

@@ -1,5 +1,6 @@
 """Averages: limits and closed forms."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -44,6 +45,27 @@ def test_a_lattice_does_not_count_as_noise() -> None:
     rows, columns = np.indices((256, 256))
     lattice = np.cos(2 * np.pi * (0.15 * columns + 0.08 * rows)).astype(np.float32)
     assert noise_deviation(lattice) < 0.03
+
+
+@pytest.mark.parametrize("shape", [(256, 256), (64, 96), (129, 203), (3, 5)])
+def test_the_local_mean_is_that_of_opencv_on_every_fourth_pixel(shape: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).normal(1.0, 2.0, shape).astype(np.float32)
+    small = cv2.resize(
+        image, (max(shape[1] // 4, 1), max(shape[0] // 4, 1)), interpolation=cv2.INTER_AREA
+    )
+    mean = cv2.resize(blur(small, deviation_px=2.5), shape[::-1], interpolation=cv2.INTER_LINEAR)
+    flattened = subtract_local_mean(image, deviation_px=10.0)
+    assert flattened.dtype == np.float32
+    assert np.abs(flattened - (image - mean)).max() < 2e-6
+
+
+@pytest.mark.parametrize("shape", [(256, 256), (33, 47), (2, 3), (1, 1)])
+def test_the_noise_is_what_the_second_differences_of_opencv_say(shape: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).normal(3.0, 2.0, shape).astype(np.float32)
+    step = np.array([1.0, -2.0, 1.0], np.float32)
+    difference = cv2.sepFilter2D(image, cv2.CV_32F, step, step).astype(np.float64)
+    plain = np.sqrt(np.mean(difference**2)) / 6.0
+    assert noise_deviation(image) == pytest.approx(plain, rel=1e-5)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 1.0])
