@@ -38,7 +38,7 @@ from hrtem_stream.science.filters import (
     subtract_local_mean,
 )
 from hrtem_stream.science.islands import find_islands
-from hrtem_stream.science.lattice import Reflections, find_reflections, lattice_image
+from hrtem_stream.science.lattice import Reflections, find_reflections, without_lattice
 
 Image = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -162,7 +162,7 @@ def bragg_mask_published(
     reflections = find_reflections(
         image, threshold=peak_threshold, n_peaks=n_peaks, background_px=None
     )
-    residual = image - lattice_image(image, reflections, aperture=aperture_per_px)
+    residual = without_lattice(image, reflections, aperture=aperture_per_px)
     return np.asarray(blur(np.abs(residual), deviation_px=5.0) > mask_threshold)
 
 
@@ -183,8 +183,8 @@ def subtract_lattice(
         n_peaks=parameters.n_peaks,
         blur_px=parameters.spectrum_blur_px,
     )
-    lattice = lattice_image(flattened, reflections, aperture=parameters.aperture_per_px)
-    return flattened - lattice, reflections
+    residual = without_lattice(flattened, reflections, aperture=parameters.aperture_per_px)
+    return residual, reflections
 
 
 def residual_level(residual: Image, *, parameters: BraggParameters = DEFAULT) -> Image:

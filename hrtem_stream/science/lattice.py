@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-from hrtem_stream.science.compiled import compiled
-from hrtem_stream.science.packed_spectrum import multiply_packed, unpack_amplitudes
+from hrtem_stream.science.compiled import compiled, stretch
+from hrtem_stream.science.packed_spectrum import multiply_packed, unfold_amplitudes
 
 Image = NDArray[np.float32]
 Reflections = NDArray[np.float64]
@@ -67,17 +67,16 @@ def find_reflections(
     (n, 3) float64, most prominent first: g along rows and columns in 1/px, prominence.
     """
     rows, columns = image.shape
-    amplitudes = np.empty((rows, columns // 2 + 1), np.float32)
-    spectrum = cv2.dft(image * _hann(rows, columns))
-    unpack_amplitudes(spectrum, _weights(rows, columns), amplitudes)
+    windowed = image * _hann(rows, columns)
+    spectrum = cv2.dft(windowed, dst=windowed)
+    # With a margin of negative columns, a neighbourhood of a reflection near the edge of the half
+    # plane is whole.
     margin = min(BACKGROUND_PX // 2 + 4, columns // 2)
     plane = np.empty((rows, margin + columns // 2 + 1), np.float32)
-    _unfold(amplitudes, margin, plane)
+    unfold_amplitudes(spectrum, _weights(rows, columns), margin, plane)
     smooth = cv2.GaussianBlur(plane, (0, 0), blur_px, borderType=cv2.BORDER_REFLECT_101)
     band = _band(rows, columns, margin, lowest)
-    maxima = np.flatnonzero(
-        (smooth == cv2.dilate(smooth, np.ones((_APART_PX, _APART_PX), np.uint8))) & band
-    )
+    maxima = _find_maxima(smooth, band, _APART_PX // 2)
     if background_px is None:
         background = np.full(maxima.size, smooth[band].mean())
     else:
@@ -114,17 +113,34 @@ def lattice_image(image: Image, reflections: Reflections, *, aperture: float) ->
     -------
     (P, Q) float32; zero where there is no reflection.
     """
+    lattice = np.empty(image.shape, np.float32)
+    _even_out(_filtered(image, reflections, aperture), *_gains(image.shape, aperture), lattice)
+    return lattice
+
+
+def without_lattice(image: Image, reflections: Reflections, *, aperture: float) -> Image:
+    """Return an image less its `lattice_image`."""
+    image = np.ascontiguousarray(image, np.float32)
+    residual = np.empty(image.shape, np.float32)
+    filtered = _filtered(image, reflections, aperture)
+    _subtract_evened(image, filtered, *_gains(image.shape, aperture), residual)
+    return residual
+
+
+def _filtered(image: Image, reflections: Reflections, aperture: float) -> Image:
+    """Return what apertures at the reflections let through of an image, padded with zeros."""
     rows, columns = image.shape
     padded = padded_shape(rows, columns)
     apertures = np.zeros((padded[0], padded[1] // 2 + 1), np.float32)
     _open_apertures(apertures, reflections, padded[1], aperture)
-    field = np.zeros(padded, np.float32)
+    field = np.empty(padded, np.float32)
     field[:rows, :columns] = image
+    field[rows:] = 0.0
+    field[:rows, columns:] = 0.0
     spectrum = cv2.dft(field, dst=field)
     multiply_packed(spectrum, apertures)
-    filtered = cv2.dft(spectrum, dst=spectrum, flags=cv2.DFT_INVERSE | cv2.DFT_SCALE)
-    lattice: Image = filtered[:rows, :columns] * _border_gain(rows, columns, aperture)
-    return lattice
+    filtered: Image = cv2.dft(spectrum, dst=spectrum, flags=cv2.DFT_INVERSE | cv2.DFT_SCALE)
+    return filtered
 
 
 @lru_cache(maxsize=64)
@@ -147,12 +163,15 @@ def _open_apertures(
         for sign in (-1.0, 1.0):
             y, x = sign * reflections[k, 0] * n_rows, sign * reflections[k, 1] * n_columns
             left = max(0, int(np.ceil(x - wide)))
-            right = max(left, min(n_half, int(np.floor(x + wide)) + 1))
+            right = min(n_half, int(np.floor(x + wide)) + 1)
+            if right <= left:
+                continue
             for j in range(left, right):
                 across[j - left] = np.exp(-0.5 * ((j - x) / (n_columns * deviation)) ** 2)
             for i in range(int(np.ceil(y - high)), int(np.floor(y + high)) + 1):
                 along = np.float32(np.exp(-0.5 * ((i - y) / (n_rows * deviation)) ** 2))
-                _raise(apertures[i % n_rows, left:right], across, along)
+                row = stretch(apertures, (i % n_rows) * n_half + left, right - left)
+                _raise(row, across, along)
 
 
 @compiled
@@ -162,16 +181,72 @@ def _raise(row: Image, across: Image, along: np.float32) -> None:
 
 
 @compiled
-def _unfold(half: Image, margin: int, plane: Image) -> None:
-    """Put g = 0 in the middle row, and a margin of negative columns before the first one.
-
-    With the margin, a neighbourhood of a reflection near the edge of the half plane is whole.
-    """
-    rows = half.shape[0]
+def _find_maxima(plane: Image, band: NDArray[np.bool_], reach: int) -> NDArray[np.int64]:
+    """Return where in a band no pixel in the square around is higher, as ascending flat indices."""
+    rows, columns = plane.shape
+    places, n = np.empty(plane.size, np.int64), 0
+    marked = np.zeros((columns + 7) // 8, np.uint64)
+    marks = marked.view(np.uint8)
     for i in range(rows):
-        row = (i - rows // 2) % rows
-        plane[i, margin:] = half[row]
-        plane[i, :margin] = half[-row % rows, margin:0:-1]
+        # Most pixels have a higher neighbour: that is found for many at once.
+        _mark_steep(
+            stretch(plane, max(i - 1, 0) * columns, columns),
+            stretch(plane, i * columns, columns),
+            stretch(plane, min(i + 1, rows - 1) * columns, columns),
+            stretch(band, i * columns, columns),
+            marks,
+        )
+        for k in range(marked.size):
+            if marked[k] == 0:
+                continue
+            for j in range(8 * k, min(8 * k + 8, columns)):
+                if marks[j] and _is_highest(plane, i, j, reach):
+                    places[n] = i * columns + j
+                    n += 1
+    return places[:n].copy()
+
+
+@compiled
+def _mark_steep(
+    above: Image, row: Image, below: Image, band: NDArray[np.bool_], marks: NDArray[np.uint8]
+) -> None:
+    """Mark the pixels of a band that none of the four neighbours exceeds."""
+    inner = row.size - 2
+    _mark_higher(
+        stretch(row, 0, inner),
+        stretch(row, 1, inner),
+        stretch(row, 2, inner),
+        stretch(above, 1, inner),
+        stretch(below, 1, inner),
+        stretch(band, 1, inner),
+        stretch(marks, 1, inner),
+    )
+    for j in (0, row.size - 1):
+        marks[j] = np.uint8(band[j])
+
+
+@compiled
+def _mark_higher(
+    left: Image,
+    row: Image,
+    right: Image,
+    above: Image,
+    below: Image,
+    band: NDArray[np.bool_],
+    marks: NDArray[np.uint8],
+) -> None:
+    for j in range(row.size):
+        highest = max(max(left[j], right[j]), max(above[j], below[j]))
+        marks[j] = np.uint8(row[j] >= highest) & np.uint8(band[j])
+
+
+@compiled
+def _is_highest(plane: Image, row: int, column: int, reach: int) -> bool:
+    for i in range(max(row - reach, 0), min(row + reach + 1, plane.shape[0])):
+        for j in range(max(column - reach, 0), min(column + reach + 1, plane.shape[1])):
+            if plane[i, j] > plane[row, column]:
+                return False
+    return True
 
 
 @compiled
@@ -229,11 +304,51 @@ def _band(rows: int, columns: int, margin: int, lowest: float) -> NDArray[np.boo
 
 
 @lru_cache(maxsize=8)
-def _border_gain(rows: int, columns: int, aperture: float) -> Image:
-    """Return one over what a Gaussian aperture at g = 0 makes of the padded field of view."""
-    padded = padded_shape(rows, columns)
+def _gains(shape: tuple[int, int], aperture: float) -> tuple[Image, Image]:
+    """Return one over what a Gaussian aperture at g = 0 makes of the padded field, along each axis.
+
+    What it makes of the whole field is their product.
+    """
     gains = []
-    for n, n_padded in ((rows, padded[0]), (columns, padded[1])):
+    for n, n_padded in zip(shape, padded_shape(*shape), strict=True):
         transmission = np.exp(-0.5 * (fft.rfftfreq(n_padded) / aperture) ** 2)
-        gains.append(1.0 / fft.irfft(fft.rfft(np.ones(n), n_padded) * transmission, n_padded)[:n])
-    return np.asarray(np.outer(gains[0], gains[1]), np.float32)
+        light = fft.irfft(fft.rfft(np.ones(n), n_padded) * transmission, n_padded)[:n]
+        gains.append(np.asarray(1.0 / light, np.float32))
+    return gains[0], gains[1]
+
+
+@compiled
+def _even_out(filtered: Image, along: Image, across: Image, lattice: Image) -> None:
+    """Cut a filtered image out of its padding, times the gain along either axis."""
+    width, n = filtered.shape[1], lattice.shape[1]
+    for i in range(lattice.shape[0]):
+        _multiply(stretch(filtered, i * width, n), across, along[i], stretch(lattice, i * n, n))
+
+
+@compiled
+def _subtract_evened(
+    image: Image, filtered: Image, along: Image, across: Image, residual: Image
+) -> None:
+    width, n = filtered.shape[1], image.shape[1]
+    for i in range(image.shape[0]):
+        _subtract_product(
+            stretch(image, i * n, n),
+            stretch(filtered, i * width, n),
+            across,
+            along[i],
+            stretch(residual, i * n, n),
+        )
+
+
+@compiled
+def _multiply(values: Image, factors: Image, factor: np.float32, products: Image) -> None:
+    for j in range(values.size):
+        products[j] = values[j] * (factor * factors[j])
+
+
+@compiled
+def _subtract_product(
+    row: Image, values: Image, factors: Image, factor: np.float32, difference: Image
+) -> None:
+    for j in range(row.size):
+        difference[j] = row[j] - values[j] * (factor * factors[j])

@@ -10,29 +10,55 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from hrtem_stream.science.compiled import compiled
+from hrtem_stream.science.compiled import compiled, stretch
 
 Image = NDArray[np.float32]
 
 
 @compiled
-def unpack_amplitudes(packed: Image, weights: Image, amplitudes: Image) -> None:
-    """Write weights · |F| into (M, N//2 + 1) amplitudes, from an (M, N) packed spectrum."""
+def unfold_amplitudes(packed: Image, weights: Image, margin: int, plane: Image) -> None:
+    """Write weights · |F| of an (M, N) packed spectrum into (M, margin + N//2 + 1) pixels.
+
+    Row M//2 of the plane is g = 0. The columns of the half plane follow on the last columns of
+    the other half, `margin` of them, at most N//2.
+    """
     rows, columns = packed.shape
+    n_half, width = columns // 2 + 1, plane.shape[1]
     for i in range(rows):
-        _amplitudes_of_row(packed[i], weights[i], amplitudes[i])
-    _amplitudes_of_edge(packed[:, 0], weights[:, 0], amplitudes[:, 0])
+        _amplitudes_of_row(
+            stretch(packed, i * columns, columns),
+            stretch(weights, i * n_half, n_half),
+            stretch(plane, _unfolded(i, rows) * width + margin, n_half),
+        )
+    edge = np.empty(rows, np.float32)
+    _amplitudes_of_edge(packed[:, 0], weights[:, 0], edge)
+    for i in range(rows):
+        plane[_unfolded(i, rows), margin] = edge[i]
     if columns % 2 == 0:
-        k = columns // 2
-        _amplitudes_of_edge(packed[:, columns - 1], weights[:, k], amplitudes[:, k])
+        _amplitudes_of_edge(packed[:, columns - 1], weights[:, n_half - 1], edge)
+        for i in range(rows):
+            plane[_unfolded(i, rows), margin + n_half - 1] = edge[i]
+    for i in range(rows):
+        here, opposite = _unfolded(i, rows), _unfolded(-i % rows, rows)
+        for k in range(1, margin + 1):
+            plane[here, margin - k] = plane[opposite, margin + k]
+
+
+@compiled
+def _unfolded(row: int, n: int) -> int:
+    """Return the row of the plane for a row of the spectrum."""
+    return (row + n // 2) % n
 
 
 @compiled
 def multiply_packed(packed: Image, transmission: Image) -> None:
     """Multiply an (M, N) packed spectrum in place by an (M, N//2 + 1) real transmission."""
     rows, columns = packed.shape
+    n_half = columns // 2 + 1
     for i in range(rows):
-        _multiply_row(packed[i], transmission[i])
+        _multiply_row(
+            stretch(packed, i * columns, columns), stretch(transmission, i * n_half, n_half)
+        )
     _multiply_edge(packed[:, 0], transmission[:, 0])
     if columns % 2 == 0:
         _multiply_edge(packed[:, columns - 1], transmission[:, columns // 2])

@@ -23,9 +23,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from hrtem_stream.science.compiled import compiled, stretch
 from hrtem_stream.science.filters import blur, quantile, subtract_local_mean
 from hrtem_stream.science.islands import islands_with_core
-from hrtem_stream.science.lattice import find_reflections, lattice_image
+from hrtem_stream.science.lattice import find_reflections, without_lattice
 
 Image = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -81,44 +82,43 @@ def find_vacuum(flat: Image, *, illumination: Image, beam_off: Mask) -> Mask:
     """
     if beam_off.all():
         return np.zeros_like(beam_off)
-    contrast = flat - np.float32(1.0)
     evenly_lit = not beam_off.any()
-    if not evenly_lit:
-        contrast[beam_off] = 0.0
-    centred = subtract_local_mean(contrast, deviation_px=_LOCAL_MEAN_PX)
+    even = flat if evenly_lit else np.where(beam_off, np.float32(1.0), flat)
+    centred = subtract_local_mean(even, deviation_px=_LOCAL_MEAN_PX)
     if not evenly_lit:
         centred[beam_off] = 0.0
     reflections = find_reflections(centred, threshold=_PEAK_THRESHOLD, n_peaks=24)
     if len(reflections) < 2 or reflections[0, 2] <= _LATTICE_THRESHOLD:
         empty = float(centred.std()) < _LEAST_CONTRAST or _is_noise(centred, ~beam_off)
         return ~beam_off if empty else np.zeros_like(beam_off)
-    lattice = lattice_image(centred, reflections, aperture=_APERTURE_PER_PX)
+    residual = without_lattice(centred, reflections, aperture=_APERTURE_PER_PX)
     relative = _coarse(illumination)
     lit = np.ones(relative.shape, np.bool_) if evenly_lit else _coarse(~beam_off) > 0.5
     relative /= cv2.mean(relative, mask=lit.view(np.uint8))[0] or 1.0
     # What two Gaussian apertures a reflection let through of the power of white noise.
     passed = 2.0 * len(reflections) * np.pi * _APERTURE_PER_PX**2
-    found = _without_lattice(centred, lattice, illumination=relative, lit=lit, passed=passed)
+    found = _empty_of_lattice(centred, residual, illumination=relative, lit=lit, passed=passed)
     if not found.any():
         return np.zeros_like(beam_off)
-    found &= np.abs(blur(_coarse(contrast), deviation_px=_BLUR_PX)) < _INTENSITY_MARGIN
+    intensity = blur(_coarse(even), deviation_px=_BLUR_PX)
+    found &= np.abs(intensity - np.float32(1.0)) < _INTENSITY_MARGIN
     vacuum = cv2.resize(
         found.view(np.uint8), beam_off.shape[::-1], interpolation=cv2.INTER_NEAREST
     ).view(np.bool_)
     return np.asarray(vacuum & ~beam_off)
 
 
-def _without_lattice(
-    centred: Image, lattice: Image, *, illumination: Image, lit: Mask, passed: float
+def _empty_of_lattice(
+    centred: Image, residual: Image, *, illumination: Image, lit: Mask, passed: float
 ) -> Mask:
     """Mark where neither lattice nor texture adds to the noise, at half the resolution."""
     nowhere = np.zeros_like(lit)
     sampled = lit[::2, ::2]
     if not sampled.any():
         return nowhere
-    texture_power = (_power(centred - lattice) * illumination)[::2, ::2][sampled]
+    texture_power, lattice_power, power = _powers(centred, residual)
+    texture_power = (texture_power[::2, ::2] * illumination[::2, ::2])[sampled]
     noise = _NOISE_SPREAD * quantile(texture_power, share=0.1)
-    lattice_power = _power(lattice)
     lattice_power -= np.float32(passed * noise) / illumination
     clean = texture_power < _CLEAN_SPREAD * noise
     if not clean.any():
@@ -129,7 +129,7 @@ def _without_lattice(
     found = lit & (lattice_power < _LATTICE_SHARE * reference)
     if not found.any():
         return nowhere
-    found &= _power(centred) - np.float32(noise) / illumination < _EXCESS_SHARE * reference
+    found &= power - np.float32(noise) / illumination < _EXCESS_SHARE * reference
     core = lattice_power < _CORE_SHARE * reference
     if not (found & core).any():
         return nowhere
@@ -139,9 +139,62 @@ def _without_lattice(
     )
 
 
-def _power(image: Image) -> Image:
-    """Return the power of an image over a Gaussian neighbourhood, at half the resolution."""
-    return blur(_coarse(image * image), deviation_px=_BLUR_PX)
+def _powers(centred: Image, residual: Image) -> tuple[Image, Image, Image]:
+    """Return the powers of residual, lattice and both over a neighbourhood, at half resolution."""
+    rows, columns = centred.shape
+    if rows % 2 or columns % 2:
+        lattice = centred - residual
+        coarse = [_coarse(image * image) for image in (residual, lattice, centred)]
+    else:
+        coarse = [np.empty((rows // 2, columns // 2), np.float32) for _ in range(3)]
+        _halve_powers(centred, residual, *coarse)
+    texture, ordered, both = (blur(power, deviation_px=_BLUR_PX) for power in coarse)
+    return texture, ordered, both
+
+
+@compiled
+def _halve_powers(
+    centred: Image, residual: Image, texture: Image, lattice: Image, both: Image
+) -> None:
+    """Write the mean squares of 2 x 2 pixels: of the residual, of the lattice, of both."""
+    n = centred.shape[1]
+    sums = np.empty((3, n), np.float32)
+    for i in range(texture.shape[0]):
+        _add_squares(
+            stretch(centred, 2 * i * n, n),
+            stretch(centred, (2 * i + 1) * n, n),
+            stretch(residual, 2 * i * n, n),
+            stretch(residual, (2 * i + 1) * n, n),
+            stretch(sums, 0, n),
+            stretch(sums, n, n),
+            stretch(sums, 2 * n, n),
+        )
+        _average_pairs(stretch(sums, 0, n), stretch(texture, i * (n // 2), n // 2))
+        _average_pairs(stretch(sums, n, n), stretch(lattice, i * (n // 2), n // 2))
+        _average_pairs(stretch(sums, 2 * n, n), stretch(both, i * (n // 2), n // 2))
+
+
+@compiled
+def _add_squares(
+    upper: Image,
+    lower: Image,
+    upper_residual: Image,
+    lower_residual: Image,
+    texture: Image,
+    lattice: Image,
+    both: Image,
+) -> None:
+    for j in range(upper.size):
+        one, other = upper[j] - upper_residual[j], lower[j] - lower_residual[j]
+        texture[j] = upper_residual[j] * upper_residual[j] + lower_residual[j] * lower_residual[j]
+        lattice[j] = one * one + other * other
+        both[j] = upper[j] * upper[j] + lower[j] * lower[j]
+
+
+@compiled
+def _average_pairs(sums: Image, averages: Image) -> None:
+    for j in range(averages.size):
+        averages[j] = np.float32(0.25) * (sums[2 * j] + sums[2 * j + 1])
 
 
 def _coarse(image: NDArray[Any]) -> Image:

@@ -6,10 +6,13 @@ import pytest
 
 from hrtem_stream.science.lattice import (
     _average_around,
+    _find_maxima,
     find_reflections,
     lattice_image,
     padded_shape,
+    without_lattice,
 )
+from hrtem_stream.science.packed_spectrum import unfold_amplitudes
 from tests.science import drawn
 
 APERTURE = 0.0156
@@ -107,3 +110,37 @@ def test_the_lattice_image_turns_with_the_image() -> None:
     assert np.allclose(
         turned[::-1, ::-1], lattice_image(image, peaks, aperture=APERTURE), atol=1e-4
     )
+
+
+@pytest.mark.parametrize("shape", [(64, 48), (37, 48), (48, 37)])
+def test_what_is_left_without_the_lattice_is_image_less_lattice(shape: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    peaks = np.array([[0.2, 0.1, 2.0], [-0.1, 0.25, 1.8]])
+    left = without_lattice(image, peaks, aperture=APERTURE)
+    assert left.dtype == np.float32
+    lattice = lattice_image(image, peaks, aperture=APERTURE)
+    assert np.allclose(left, image - lattice, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(96, 60), (9, 17), (40, 2)])
+def test_maxima_are_those_of_the_dilated_plane(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    # Few values, so that there are plateaus.
+    plane = rng.integers(0, 12, shape).astype(np.float32)
+    band = rng.random(shape) > 0.3
+    plain = (plane == cv2.dilate(plane, np.ones((7, 7), np.uint8))) & band
+    assert (_find_maxima(plane, band, 3) == np.flatnonzero(plain)).all()
+
+
+@pytest.mark.parametrize("shape", [(16, 12), (15, 12), (16, 13), (15, 13)])
+def test_amplitudes_are_those_of_the_plane_from_the_margin_on(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    image = rng.standard_normal(shape).astype(np.float32)
+    half, margin = shape[1] // 2 + 1, 4
+    weights = rng.random((shape[0], half)).astype(np.float32)
+    plane = np.empty((shape[0], margin + half), np.float32)
+    unfold_amplitudes(cv2.dft(image), weights, margin, plane)
+    weighted = np.abs(np.fft.rfft2(image)) * weights
+    opposite = weighted[-np.arange(shape[0]) % shape[0]][:, margin:0:-1]
+    plain = np.roll(np.hstack([opposite, weighted]), shape[0] // 2, axis=0)
+    assert np.allclose(plane, plain, atol=1e-5)
