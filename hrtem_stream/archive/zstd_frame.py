@@ -11,10 +11,9 @@ A *plane* holds one byte of each value, the k-th of its bytes, as HDF5's shuffle
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from hrtem_stream.archive.byte_runs import LEAST_BYTES, SLACK_BYTES, part
 from hrtem_stream.archive.finite_state import (
     Integers,
     close,
@@ -50,10 +49,8 @@ _HEADER_BYTES = 9
 _SLACK_BYTES = 8 * BLOCK_BYTES
 """What a block may take before it is found to be larger than its bytes."""
 
-_LEAST_WORDS = 2
-"""A run has at least so many times eight bytes, or it is cheaper as literals."""
-_WORTH_CODING = 0.99
-"""A prefix code that saves less than a hundredth is not worth its time."""
+_WORTH_CODING = 0.97
+"""A prefix code that saves less than a thirtieth of its plane is not worth its time."""
 
 _LEAST_CODED = 64
 """Fewer literals are not worth four streams."""
@@ -113,10 +110,11 @@ class FrameCompressor:
     """
 
     def __init__(self, n_planes: int, n_values: int) -> None:
-        self.planes: Bytes = np.zeros((n_planes, -(-n_values // 8) * 8), np.uint8)
+        n_padded = -(-n_values // 8) * 8 + SLACK_BYTES
+        self.planes: Bytes = np.zeros((n_planes, n_padded), np.uint8)
         self._n_values = n_values
         n_blocks = -(-n_values // BLOCK_BYTES)
-        self._literals = np.zeros(n_values, np.uint8)
+        self._literals = np.zeros(n_values + SLACK_BYTES, np.uint8)
         self._scratch = np.zeros((2, max(n_values, 2 * BLOCK_BYTES)), np.uint8)
         self._out = np.zeros(n_planes * (n_values + 3 * n_blocks) + _SLACK_BYTES, np.uint8)
 
@@ -132,7 +130,7 @@ def _compress(planes: Bytes, n_values: int, literals: Bytes, scratch: Bytes, out
     out[4] = _SINGLE_SEGMENT
     _put_number(out, 5, planes.shape[0] * n_values, 4)
     at = last_block = _HEADER_BYTES
-    runs = np.empty((2, n_values // (8 * _LEAST_WORDS) + 1), np.int64)
+    runs = np.empty((2, n_values // LEAST_BYTES + 1), np.int64)
     for k in range(planes.shape[0]):
         at, last_block = _write_plane(planes[k], n_values, literals, runs, scratch, out, at)
     out[last_block] |= 1
@@ -152,10 +150,11 @@ def _write_plane(
     """Write the blocks of a plane; return the end, and where the last one begins."""
     n_blocks = (n_values + BLOCK_BYTES - 1) // BLOCK_BYTES
     ends = np.zeros((2, n_blocks + 1), np.int64)
+    marks = np.empty(BLOCK_BYTES // 8 + 8, np.uint8)
     for b in range(n_blocks):
         first, stop = b * BLOCK_BYTES, min((b + 1) * BLOCK_BYTES, n_values)
-        ends[0, b + 1], ends[1, b + 1] = _part(
-            plane, first, stop, literals, ends[0, b], runs, ends[1, b]
+        ends[0, b + 1], ends[1, b + 1] = part(
+            plane, first, stop, literals, ends[0, b], runs, ends[1, b], marks
         )
     tables, description = np.zeros((2, 256), np.uint64), np.empty(160, np.uint8)
     mode, is_small, size = _prefix_code(literals[: ends[0, -1]], tables, description, scratch[0])
@@ -177,44 +176,6 @@ def _write_plane(
             at = begin + 3 + stop - first
             _copy(plane[first:stop], out[begin + 3 : at])
     return at, begin
-
-
-@compiled
-def _part(
-    plane: Bytes, first: int, stop: int, literals: Bytes, n_literals: int, runs: Any, n_runs: int
-) -> tuple[int, int]:
-    """Part a block into literals, and runs that each follow some; count both.
-
-    A run is written as the number of literals before it, its first byte included, and of the
-    bytes that repeat this one.
-    """
-    words = plane.view(np.uint64)
-    taken = first
-    i, last = first // 8, stop // 8
-    while i + _LEAST_WORDS <= last:
-        word = words[i]
-        if word != words[i + 1] or word != (word & np.uint64(255)) * np.uint64(0x0101010101010101):
-            i += 1
-            continue
-        end = i + 2
-        while end < last and words[end] == word:
-            end += 1
-        value = plane[8 * i]
-        begin, end = 8 * i, 8 * end
-        while begin > taken and plane[begin - 1] == value:
-            begin -= 1
-        while end < stop and plane[end] == value:
-            end += 1
-        n = begin + 1 - taken
-        _copy(plane[taken : begin + 1], literals[n_literals : n_literals + n])
-        runs[0, n_runs], runs[1, n_runs] = n, end - begin - 1
-        n_literals += n
-        n_runs += 1
-        taken = end
-        i = (end + 7) // 8
-    n = stop - taken
-    _copy(plane[taken:stop], literals[n_literals : n_literals + n])
-    return n_literals + n, n_runs
 
 
 @compiled
