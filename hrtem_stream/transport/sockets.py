@@ -32,6 +32,9 @@ MAX_PIXEL_BYTES = MAX_SIDE * MAX_SIDE * 8
 MAX_SUBSCRIPTION_BYTES = 1024
 """Of what a subscriber may say to a publisher."""
 
+# As plain numbers: sums of pyzmq's flags take longer than a part.
+_AT_ONCE, _MORE, _LAST = int(zmq.NOBLOCK), int(zmq.SNDMORE), 0
+
 
 class Publisher:
     """A PUB socket.
@@ -65,7 +68,7 @@ class Publisher:
     def send(self, parts: Sequence[Part]) -> None:
         """Send a message; never blocks."""
         self._line.mend()
-        self._socket.send_multipart(parts, copy=sum(map(len, parts)) < COPY_BELOW_BYTES)
+        _send_parts(self._socket, parts, copy=sum(map(len, parts)) < COPY_BELOW_BYTES)
 
     def close(self, *, linger_s: float = 0.0) -> None:
         """Close the socket; what has not left after `linger_s` is dropped (the log has it).
@@ -117,7 +120,7 @@ class Announcer:
     def send(self, parts: Sequence[Part]) -> None:
         """Send a message to who listens; never blocks."""
         self._line.mend()
-        self._socket.send_multipart(parts)
+        _send_parts(self._socket, parts, copy=True)
 
     def close(self) -> None:
         """Close the socket."""
@@ -178,10 +181,14 @@ class Subscriber:
     def receive(self) -> list[Part] | None:
         """Give the next message without waiting, None when there is none."""
         try:
-            frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            frame = self._socket.recv(_AT_ONCE, copy=False)
         except zmq.Again:
             return None
-        return [frame.buffer for frame in frames]
+        parts: list[Part] = [frame.buffer]
+        while frame.more:
+            frame = self._socket.recv(_AT_ONCE, copy=False)
+            parts.append(frame.buffer)
+        return parts
 
     def close(self) -> None:
         """Close the socket."""
@@ -219,6 +226,12 @@ class _Line:
 def make_context() -> zmq.Context[Any]:
     """Make the ZeroMQ context of a process."""
     return zmq.Context()
+
+
+def _send_parts(socket: zmq.Socket[Any], parts: Sequence[Part], *, copy: bool) -> None:
+    for part in parts[:-1]:
+        socket.send(part, _MORE, copy=copy)
+    socket.send(parts[-1], _LAST, copy=copy)
 
 
 def _socket(context: zmq.Context[Any], kind: int, high_water: int) -> zmq.Socket[Any]:
