@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from wsgiref.types import StartResponse, WSGIEnvironment
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
+from prometheus_client import CollectorRegistry, Gauge, make_wsgi_app
 from prometheus_client.process_collector import ProcessCollector
 
 from hrtem_stream.messages import SegmentedFrame
 from hrtem_stream.runtime.access import behind_token
 from hrtem_stream.runtime.profile import PARTS, Stopwatch
+from hrtem_stream.runtime.tally import Tallies, TallyCollector
 from hrtem_stream.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,9 @@ class Meter:
         self.registry = CollectorRegistry()
         self.beat_s = time.monotonic()
         ProcessCollector(registry=self.registry)
-        counter, gauge, histogram = self._counter, self._gauge, self._histogram
+        numbers = TallyCollector(stage)
+        self.registry.register(numbers)
+        counter, gauge, histogram = numbers.tally, numbers.level, numbers.spread
         self.frames_received = counter("frames_received", "Frames taken in")
         self.frames_sent = counter("frames_sent", "Frames handed on")
         self.bytes_received = counter("received_bytes", "Bytes taken in")
@@ -80,15 +82,16 @@ class Meter:
             "archive_waiting", "1 while frames wait because the archive cannot be written"
         )
         self.stopwatch = Stopwatch()
-        spent = self._labelled("loop_seconds", "Time of the stage's loop", "part")
-        self._spent = {part: spent.labels(stage, part) for part in PARTS}
-        self._lost = self._labelled("frames_lost", "Frames declared lost", "reason")
-        self._rejected = self._labelled("messages_rejected", "Messages not understood", "reason")
-        self._segmented = self._labelled("frames_segmented", "Frames segmented", "method")
-        self._switches = self._labelled(
+        self._spent = numbers.tallies("loop_seconds", "Time of the stage's loop", "part")
+        for part in PARTS:
+            self._spent.inc(part, 0.0)
+        self._lost = numbers.tallies("frames_lost", "Frames declared lost", "reason")
+        self._rejected = numbers.tallies("messages_rejected", "Messages not understood", "reason")
+        self._segmented = numbers.tallies("frames_segmented", "Frames segmented", "method")
+        self._switches = numbers.tallies(
             "segmenter_fallbacks", "Batches that the Bragg filter took over", "reason"
         )
-        self._scales = self._labelled(
+        self._scales = numbers.tallies(
             "frames_scaled", "Frames by where the size of their working image is from", "source"
         )
         self._faulty = counter("frames_faulty", "Frames archived raw, without analysis")
@@ -97,16 +100,16 @@ class Meter:
 
     def count_lost(self, reason: str, n_frames: int) -> None:
         """Count frames that are declared lost."""
-        self._lost.labels(self.stage, reason).inc(n_frames)
+        self._lost.inc(reason, n_frames)
 
     def count_rejected(self, reason: str) -> None:
         """Count a message that could not be understood."""
-        self._rejected.labels(self.stage, reason).inc()
+        self._rejected.inc(reason)
 
     def note_segmented(self, frame: SegmentedFrame) -> None:
         """Count a frame by the method that segmented it, and note how sure that was."""
-        self._segmented.labels(self.stage, frame.method).inc()
-        self._scales.labels(self.stage, frame.scale).inc()
+        self._segmented.inc(frame.method)
+        self._scales.inc(frame.scale)
         if not math.isnan(frame.confidence):
             self.confidence.observe(frame.confidence)
         if not math.isnan(frame.agreement):
@@ -114,24 +117,17 @@ class Meter:
 
     def count_switch(self, reason: str) -> None:
         """Count a batch that the Bragg filter took over from the U-Net."""
-        self._switches.labels(self.stage, reason).inc()
+        self._switches.inc(reason)
 
     def count_faulty(self) -> None:
         """Count a frame that cannot be analysed and is archived raw."""
         self._faulty.inc()
 
-    @contextlib.contextmanager
-    def spend(self, part: str) -> Iterator[None]:
+    def spend(self, part: str) -> _Spending:
         """Count the time of what is done inside as a part of the loop: wait, copy or work."""
         if part != "wait" and not self.stopwatch.has_begun:
             self.stopwatch.begin()
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            seconds = time.perf_counter() - began
-            self.stopwatch.seconds[part] += seconds
-            self._spent[part].inc(seconds)
+        return _Spending(self.stopwatch, self._spent, part)
 
     def beat(self) -> None:
         """Say that the loop turns, for `/healthz`."""
@@ -147,19 +143,25 @@ class Meter:
     def _is_healthy(self) -> bool:
         return time.monotonic() - self.beat_s < HEALTHY_S
 
-    def _counter(self, name: str, text: str) -> Any:
-        return Counter(f"hrtem_{name}", text, ["stage"], registry=self.registry).labels(self.stage)
 
-    def _gauge(self, name: str, text: str) -> Any:
-        return Gauge(f"hrtem_{name}", text, ["stage"], registry=self.registry).labels(self.stage)
+class _Spending:
+    """Takes the time of what is done inside."""
 
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Any:
-        return Histogram(
-            f"hrtem_{name}", text, ["stage"], registry=self.registry, buckets=buckets
-        ).labels(self.stage)
+    __slots__ = ("_began", "_part", "_spent", "_stopwatch")
 
-    def _labelled(self, name: str, text: str, label: str) -> Any:
-        return Counter(f"hrtem_{name}", text, ["stage", label], registry=self.registry)
+    def __init__(self, stopwatch: Stopwatch, spent: Tallies, part: str) -> None:
+        self._stopwatch = stopwatch
+        self._spent = spent
+        self._part = part
+        self._began = 0.0
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+
+    def __exit__(self, *error: object) -> None:
+        seconds = time.perf_counter() - self._began
+        self._stopwatch.seconds[self._part] += seconds
+        self._spent.inc(self._part, seconds)
 
 
 def serve_metrics(
