@@ -55,6 +55,8 @@ logger = logging.getLogger(__name__)
 FEED_WAIT_S = 0.01
 ACKNOWLEDGEMENT_WAIT_S = 0.02
 DUE_INTERVAL_S = 0.05
+ASK_INTERVAL_S = 0.002
+"""While frames come and may go, acknowledgements and marks are looked after so often."""
 SPARE_BYTES = 16_384
 """What a record may need beside its pixels."""
 RESERVE_BYTES = 65_536
@@ -187,6 +189,9 @@ class Ingest:
         self._backlog = Backlog()
         self._marked_s = 0.0
         self._checked_s = 0.0
+        self._asked_s = 0.0
+        self._has_taken = False
+        """Whether the feed gave something in the turn before."""
         self._heard_s = clock()
         self._is_finished = False
         self._log_was_full = False
@@ -211,16 +216,23 @@ class Ingest:
         now_s = self._clock()
         self._heart.beat()
         self._meter.beat()
-        self._hear(now_s)
+        is_flowing = self._has_taken and self._dispatcher.may_publish()
+        is_due = not is_flowing or now_s - self._asked_s >= ASK_INTERVAL_S
+        if is_due:
+            self._asked_s = now_s
+            self._hear(now_s)
         self._publish(now_s)
-        self._mark(now_s)
+        if is_due:
+            self._mark(now_s)
         if self._stop.is_set and not self._is_finished:
             self._finish("stopped by the user")
         if self._entries:
             self._append_entries()
+        self._has_taken = False
         if self._may_take():
             with self._meter.spend("wait"):
                 item = self._feed.receive(FEED_WAIT_S if self._waits_briefly() else 0.0)
+            self._has_taken = item is not None
             self._take(item, now_s)
         else:
             self._heard_s = now_s  # the feed is not asked, so its silence means nothing
