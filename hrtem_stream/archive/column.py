@@ -67,6 +67,8 @@ class Column:
         self._tail = np.zeros((self._rows, *self._trailing), dtype)
         self._shuffled = np.zeros(self._tail.nbytes if SHUFFLE in self._filters else 0, np.uint8)
         self._dirty = False
+        self._known = (b"", b"")
+        """The chunk that was compressed last where a chunk is a row, and what came of it."""
         self.n: int = dataset.shape[0]
         """Rows, including those not yet flushed."""
         self._load_tail(dataset)
@@ -116,17 +118,25 @@ class Column:
     def _store_full(self) -> None:
         self._id.set_extent((self.n, *self._trailing))
         raw = self._tail.view(np.uint8).reshape(-1)
-        source = raw
-        if len(self._shuffled):
-            shuffle(self._tail.reshape(-1), out=self._shuffled)
-            source = self._shuffled
-        compressed = deflate(source.data) if self._filters else b""
+        compressed = self._compressed(raw) if self._filters else b""
         if self._filters and len(compressed) < raw.size:
             self._write(compressed, 0)
         else:
             # Not shuffled either: HDF5 keeps the filter mask of a chunk whose size does not change.
             self._write(raw.data, self._unfiltered)
         self._dirty = False
+
+    def _compressed(self, raw: NDArray[np.uint8]) -> bytes:
+        given = raw.tobytes() if self._rows == 1 else b""
+        if given and given == self._known[0]:  # a mask is often that of the frame before
+            return self._known[1]
+        source = raw
+        if len(self._shuffled):
+            shuffle(self._tail.reshape(-1), out=self._shuffled)
+            source = self._shuffled
+        compressed = deflate(source.data)
+        self._known = given, compressed
+        return compressed
 
     def _write(self, payload: Any, filter_mask: int) -> None:
         corner = ((self.n - 1) // self._rows * self._rows, *(0 for _ in self._trailing))
