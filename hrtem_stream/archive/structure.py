@@ -50,8 +50,11 @@ PER_FRAME = {
     "n_grains": ("<i8", ""),
     "boundary_length": ("<f8", "nm"),
     "largest_grain": ("<f8", "nm^2"),
+    "map_rows": ("<i8", ""),
+    "map_columns": ("<i8", ""),
+    "map_pixel_size": ("<f8", "nm"),
 }
-FAULT = "fault"
+FAULT, MAPS = "fault", "maps"
 TABLES = {
     "atoms": {"row": ("<f8", "px"), "column": ("<f8", "px"), "height": ("<f4", "")},
     "bonds": {
@@ -69,6 +72,7 @@ TABLES = {
         "length": ("<f8", "nm"),
     },
     "boundary_lines": {"boundary": ("<u4", ""), "row": ("<f4", "px"), "column": ("<f4", "px")},
+    MAPS: {"class": ("|u1", ""), "orientation": ("<f4", "deg")},
 }
 LINKED = {"frames": "structure"} | {name: name for name in TABLES}
 """What the archive links to, by the names of its links."""
@@ -180,7 +184,7 @@ class StructureFile:
         self.first_row = int(attributes.get("first_row", 0))
         """Row in the series of the archive's first frame."""
         self._tables = [name for name in TABLES if name in entry]  # older files lack the lines
-        columns = {name: read_rows(entry["structure"][name], slice(None)) for name in PER_FRAME}
+        columns = _per_frame(entry["structure"])
         faults = [text.decode() for text in read_rows(entry["structure"][FAULT], slice(None))]
         offsets = {
             name: read_rows(entry[name]["frame_offset"], slice(None)).astype(np.int64)
@@ -242,6 +246,33 @@ class StructureFile:
             raise ArchiveError(f"{self._file.filename}: {name} is cut short")
         return found
 
+    def maps(self, i: int) -> dict[str, NDArray[Any]]:
+        """Return the maps of entry i: what each pixel shows, and how the lattice lies there.
+
+        Returns
+        -------
+        class
+            (P, Q) uint8: 0 graphene, 1 grain boundary, 2 vacuum, 3 amorphous.
+        orientation
+            (P, Q) float32 in degrees, 0 to 60; NaN where there is no lattice.
+
+        Raises
+        ------
+        ArchiveError
+            If they are damaged.
+
+        Notes
+        -----
+        Map pixels are `frames["map_pixel_size"][i]` nm wide, those of the detector
+        `frames["pixel_size"][i]`, and both begin at the same corner. An entry without structure,
+        or of an older version, has maps of (0, 0).
+        """
+        found = self.table(MAPS, i)
+        shape = (int(self.frames["map_rows"][i]), int(self.frames["map_columns"][i]))
+        if any(values.size != shape[0] * shape[1] for values in found.values()):
+            raise ArchiveError(f"{self._file.filename}: {MAPS} do not fill {shape}")
+        return {name: values.reshape(shape) for name, values in found.items()}
+
     def differences(self) -> list[str]:
         """Name the tables that are not what was written, by their digests."""
         entry = self._file["entry"]
@@ -256,6 +287,17 @@ class StructureFile:
             if found != digest:
                 differences.append(f"{name} is not what was written")
         return differences
+
+
+def _per_frame(group: h5py.Group) -> dict[str, NDArray[Any]]:
+    """Read the values of each frame; those that an older file lacks are 0 or NaN."""
+    known = [name for name in PER_FRAME if name in group]
+    columns = {name: read_rows(group[name], slice(None)) for name in known}
+    n = min(map(len, columns.values()))
+    for name, (dtype, _) in PER_FRAME.items():
+        missing = np.nan if np.dtype(dtype).kind == "f" else 0
+        columns.setdefault(name, np.full(n, missing, dtype))
+    return columns
 
 
 def _beside(archive: Path, ending: str) -> Path:

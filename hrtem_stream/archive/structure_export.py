@@ -13,11 +13,11 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrtem_stream.archive.structure import PER_FRAME, TABLES, StructureFile
+from hrtem_stream.archive.structure import MAPS, PER_FRAME, TABLES, StructureFile
 
 
 def write_csv(structures: StructureFile, directory: Path) -> list[Path]:
-    """Write frames.csv and one CSV a table; `frame` is the row in the archive.
+    """Write frames.csv and one CSV a table, but no maps; `frame` is the row in the archive.
 
     Raises
     ------
@@ -33,6 +33,8 @@ def write_csv(structures: StructureFile, directory: Path) -> list[Path]:
         for i, fault in enumerate(structures.faults):
             writer.writerow([*(column[i] for column in columns), fault])
     for name, fields in TABLES.items():
+        if name == MAPS:  # a line a pixel is of no use to anybody
+            continue
         paths.append(directory / f"{name}.csv")
         with paths[-1].open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)

@@ -29,6 +29,7 @@ from hrtem_stream.archive.layout import LIBVER, TEXT_BYTES, ArchiveHeader, colum
 from hrtem_stream.archive.structure import (
     FAILURES,
     FAULT,
+    MAPS,
     PER_FRAME,
     TABLES,
     StructureFile,
@@ -41,7 +42,9 @@ from hrtem_stream.version import __version__
 
 COMMIT_EVERY = 8
 """Frames; what is lost when the writer is killed is found again by analysing them again."""
-_ROWS_PER_CHUNK, _TEXTS_PER_CHUNK = 4096, 64
+_ROWS_PER_CHUNK, _PIXELS_PER_CHUNK, _TEXTS_PER_CHUNK = 4096, 65_536, 64
+_STEPS_PER_DEGREE = 64
+"""To which orientations are rounded in the maps: far below their error, and they compress."""
 _OFFSET = "frame_offset"
 
 
@@ -255,13 +258,16 @@ def _lay_out(file: h5py.File, archive: Path, header: ArchiveHeader) -> None:
     column(frames, FAULT, f"text:{TEXT_BYTES}", rows=_TEXTS_PER_CHUNK)
     for table, parts in TABLES.items():
         group = _group(entry, table, "NXcollection")
+        rows = _PIXELS_PER_CHUNK if table == MAPS else _ROWS_PER_CHUNK
         for part, (dtype, units) in parts.items():
-            _lay_out_column(group, part, dtype, units)
+            _lay_out_column(group, part, dtype, units, rows=rows)
         _lay_out_column(group, _OFFSET, "<u8", "")
 
 
-def _lay_out_column(group: h5py.Group, name: str, dtype: str, units: str) -> None:
-    dataset = column(group, name, dtype, rows=_ROWS_PER_CHUNK)
+def _lay_out_column(
+    group: h5py.Group, name: str, dtype: str, units: str, *, rows: int = _ROWS_PER_CHUNK
+) -> None:
+    dataset = column(group, name, dtype, rows=rows)
     if units:
         dataset.attrs["units"] = units
 
@@ -289,6 +295,9 @@ def _values(row: int, structure: Structure | str) -> dict[str, NDArray[Any]]:
             "n_grains": len(structure.grains.area_nm2),
             "boundary_length": structure.boundary_length_nm,
             "largest_grain": structure.largest_grain_nm2,
+            "map_rows": structure.classes.shape[0],
+            "map_columns": structure.classes.shape[1],
+            "map_pixel_size": structure.map_pixel_nm,
         }
     values = {}
     for name, (dtype, _) in PER_FRAME.items():
@@ -328,4 +337,11 @@ def _tables(structure: Structure) -> dict[str, dict[str, NDArray[Any]]]:
             "row": structure.boundary_line[:, 0],
             "column": structure.boundary_line[:, 1],
         },
+        MAPS: {"class": structure.classes.ravel(), "orientation": _rounded(structure).ravel()},
     }
+
+
+def _rounded(structure: Structure) -> NDArray[np.float32]:
+    """Return the map of orientations, NaN where there is no lattice."""
+    rounded = np.round(structure.orientation_deg * _STEPS_PER_DEGREE) / _STEPS_PER_DEGREE
+    return np.where(structure.has_lattice, rounded, np.nan).astype(np.float32)

@@ -28,12 +28,13 @@ def analyse(
     xyz: Annotated[Path | None, typer.Option(help="File for atoms as XYZ.")] = None,
     extxyz: Annotated[Path | None, typer.Option(help="File for extended XYZ, as ASE's.")] = None,
     overlays: Annotated[
-        Path | None, typer.Option(help="Folder for pictures: atoms, bonds, orientations.")
+        Path | None,
+        typer.Option(help="Folder for pictures: atoms and bonds, classes, orientations."),
     ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Find atoms, bonds, rings, grains and boundaries in the graphene of an archive.
+    """Find atoms, bonds, rings, grains, boundaries and classes of pixels in an archive.
 
     Results go to NAME.structure.nxs beside the archive, to which /entry/structure in it points.
     Frames that are there already, found while the session ran or by an analysis that was broken
@@ -128,10 +129,14 @@ def _structures(
 def _write_overlays(folder: Path, row: int, frame: Any, structure: Structure) -> None:
     from PIL import Image
 
-    from hrtem_stream.science.structure_picture import draw_orientations, draw_structure
+    from hrtem_stream.science import structure_picture
 
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = {"atoms": draw_structure(frame, structure), "grains": draw_orientations(structure)}
+    pictures = {
+        "atoms": structure_picture.draw_structure(frame, structure),
+        "classes": structure_picture.draw_classes(structure),
+        "grains": structure_picture.draw_orientations(structure),
+    }
     for kind, picture in pictures.items():
         path = folder / f"{row:06d}_{kind}.png"
         with output_errors(path):

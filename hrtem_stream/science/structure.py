@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from hrtem_stream.science.atoms import Network, Positions, find_atoms, find_network
+from hrtem_stream.science.classes import AMORPHOUS, VACUUM, classify
 from hrtem_stream.science.illumination import normalise_frame
 from hrtem_stream.science.lattice_scale import RING_NM, find_lattice_scale
 from hrtem_stream.science.orientation import (
@@ -30,15 +31,11 @@ Frame = NDArray[Any]
 Image = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
-GRAPHENE, BOUNDARY, VACUUM, AMORPHOUS = range(4)
-"""Classes of a pixel, as in Fig. 1 of the paper."""
-
 LATTICE_NM = 0.246
 FINE_NM = 0.02
 COARSEST_NM = 0.07
 MAP_NM = 0.045
 """Pixels of the maps of orientation and classes, at least."""
-_BOUNDARY_WIDTH_NM = 0.3
 _LEAST_ORDER = 0.25
 
 
@@ -73,12 +70,17 @@ class Structure:
     network: Network
     grains: Grains
     orientation_deg: Image
-    """(P, Q) map."""
+    """(P, Q) map; where there is no lattice it means nothing."""
     classes: NDArray[np.uint8]
-    """(P, Q) map of graphene, boundary, vacuum, amorphous."""
+    """(P, Q) map, see `science.classes`."""
     map_pixel_nm: float
     boundary_line: Positions
     """(k, 2), points on the boundaries between grains, `grains.line` in pixels of the detector."""
+
+    @property
+    def has_lattice(self) -> Mask:
+        """(P, Q), where the maps show graphene, grain boundaries with it."""
+        return np.asarray((self.classes != AMORPHOUS) & (self.classes != VACUUM), np.bool_)
 
     @property
     def boundary_length_nm(self) -> float:
@@ -242,12 +244,7 @@ def _mapped(
     map_nm = step * pixel_size_nm
     found = orientation_map(np.asarray(small, np.float32), pixel_size_nm=map_nm)
     grains = find_grains(found, lattice=~contaminated & ~empty, pixel_size_nm=map_nm)
-    classes = np.full(shape, GRAPHENE, np.uint8)
-    width = max(1, round(_BOUNDARY_WIDTH_NM / map_nm))
-    wide = cv2.dilate(grains.boundary.astype(np.uint8), np.ones((width, width), np.uint8))
-    classes[wide.view(np.bool_)] = BOUNDARY
-    classes[empty] = VACUUM
-    classes[contaminated] = AMORPHOUS
+    classes = classify(grains.boundary, amorphous=contaminated, vacuum=empty, pixel_size_nm=map_nm)
     return found, grains, classes, map_nm
 
 

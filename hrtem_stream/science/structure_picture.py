@@ -8,12 +8,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hrtem_stream.science.structure import AMORPHOUS, VACUUM, Structure
+from hrtem_stream.science.classes import AMORPHOUS, VACUUM
+from hrtem_stream.science.structure import Structure
 
 Picture = NDArray[np.uint8]
 
 _RING_COLOURS = {5: (31, 119, 180), 7: (214, 39, 40)}
 _OTHER = (148, 103, 189)
+_CLASS_COLOURS = np.array([(148, 190, 148), (0, 0, 0), (86, 180, 233), (230, 159, 0)], np.uint8)
+"""Graphene green, boundaries black, vacuum blue, amorphous material orange."""
 
 
 def draw_structure(frame: NDArray[Any], structure: Structure, *, width: int = 900) -> Picture:
@@ -76,6 +79,14 @@ def draw_orientations(structure: Structure, *, width: int = 400) -> Picture:
     colours[wide > 0] = 0
     size = (width, max(1, round(P * width / Q)))
     return np.asarray(cv2.resize(colours, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def draw_classes(structure: Structure, *, width: int = 400) -> Picture:
+    """Draw the map of classes: graphene green, boundaries black, vacuum blue, amorphous orange."""
+    P, Q = structure.classes.shape
+    size = (width, max(1, round(P * width / Q)))
+    colours = _CLASS_COLOURS[structure.classes]
+    return np.asarray(cv2.resize(colours, size, interpolation=cv2.INTER_NEAREST), np.uint8)
 
 
 def angle_colours(angle_deg: NDArray[np.floating]) -> NDArray[np.uint8]:

@@ -67,6 +67,35 @@ def test_structures_come_back_as_they_were(path: Path, structure: Structure) -> 
         )
 
 
+def test_the_maps_of_classes_and_orientation_come_back(path: Path, structure: Structure) -> None:
+    with StructureFile(path) as structures:
+        maps = structures.maps(2)
+        np.testing.assert_array_equal(maps["class"], structure.classes)
+        lattice = structure.has_lattice
+        assert (np.isnan(maps["orientation"]) == ~lattice).all()
+        off = maps["orientation"] - structure.orientation_deg
+        assert np.abs(off[lattice]).max() < 0.01
+        assert structures.frames["map_pixel_size"][2] == structure.map_pixel_nm
+        assert structures.maps(1)["class"].shape == (0, 0)  # it has no structure
+
+
+def test_a_file_from_before_there_were_maps_can_be_read(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        del file["entry/maps"]
+        for name in ("map_rows", "map_columns", "map_pixel_size"):
+            del file["entry/structure"][name]
+    with StructureFile(path) as structures:
+        assert structures.maps(0)["class"].shape == (0, 0)
+        assert len(structures.table("atoms", 0)["row"]) > 100
+
+
+def test_maps_that_do_not_fill_their_shape_are_refused(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        file["entry/structure/map_rows"][0] += 1
+    with StructureFile(path) as structures, pytest.raises(ArchiveError, match="do not fill"):
+        structures.maps(0)
+
+
 def test_the_file_is_nexus_and_links_to_the_images(path: Path) -> None:
     with h5py.File(path) as file:
         assert file["entry"].attrs["NX_class"] == "NXentry"

@@ -10,9 +10,11 @@ import pytest
 from typer.testing import CliRunner
 
 from hrtem_stream.archive.encoding import FrameEncoder
+from hrtem_stream.archive.reader import open_archive
 from hrtem_stream.cli import app
 from hrtem_stream.errors import ArchiveError
 from hrtem_stream.messages import SeriesEnd
+from hrtem_stream.science.classes import GRAPHENE
 from tests.archive import series
 from tests.science.test_lattice_scale import counted, honeycomb
 
@@ -52,7 +54,11 @@ def test_an_archive_is_analysed_exported_drawn_and_ranked(archive: Path, tmp_pat
     assert int(str(report["n_atoms"])) > 1000
     assert xyz.read_text().splitlines()[2].startswith("C ")
     assert (tables / "atoms.csv").is_file()
-    assert sorted(p.name for p in pictures.iterdir())[0] == "000000_atoms.png"
+    assert not (tables / "maps.csv").exists()
+    kinds = [f"000000_{kind}.png" for kind in ("atoms", "classes", "grains")]
+    assert sorted(p.name for p in pictures.iterdir())[:3] == kinds
+    with open_archive(archive) as opened, opened.structure() as structures:
+        assert (structures.maps(0)["class"] == GRAPHENE).all()
     ranked = _run("rank", archive, "--by", "n_atoms")["frames"]
     assert isinstance(ranked, list)
     assert [line["row"] for line in ranked] == [0, 2, 1]

@@ -7,18 +7,12 @@ import pytest
 
 from bench.structure import Known, score, simulated
 from hrtem_stream.science.atoms import find_network
+from hrtem_stream.science.classes import AMORPHOUS, BOUNDARY, GRAPHENE, VACUUM
 from hrtem_stream.science.orientation import difference_deg, find_grains, orientation_map
-from hrtem_stream.science.structure import (
-    AMORPHOUS,
-    BOUNDARY,
-    GRAPHENE,
-    VACUUM,
-    Structure,
-    analyse_frame,
-    measure_lattice,
-)
+from hrtem_stream.science.structure import Structure, analyse_frame, measure_lattice
 from hrtem_stream.science.structure_picture import (
     angle_colours,
+    draw_classes,
     draw_orientations,
     draw_structure,
 )
@@ -148,6 +142,9 @@ def test_pictures_have_colour_where_there_are_bonds(bicrystal: Known, structure:
     assert picture.shape == (500, 500, 3)
     assert (np.ptp(picture.astype(int), axis=2) > 60).mean() > 0.1
     assert draw_orientations(structure, width=200).shape == (200, 200, 3)
+    classes = draw_classes(structure, width=200)
+    assert classes.shape == (200, 200, 3)
+    assert len(np.unique(classes.reshape(-1, 3), axis=0)) == 2  # graphene, and the boundary
     assert np.array_equal(angle_colours(np.array([0.0])), angle_colours(np.array([60.0])))
 
 
