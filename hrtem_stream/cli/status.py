@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import time
 from collections import Counter
+from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,13 +16,15 @@ import typer
 
 from hrtem_stream.cli.console import print_json, settings_of
 from hrtem_stream.cli.options import Json
-from hrtem_stream.errors import HrtemError, SettingsError
+from hrtem_stream.errors import SettingsError
+from hrtem_stream.runtime.process import is_supervised
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from hrtem_stream.settings import Settings
 
+WATCH_INTERVAL_S = 1.0
 LOOKS_S = 1.2
 """A rate needs two looks."""
 COLOURS = {"ok": "green", "idle": "dim", "amber": "yellow", "red": "bold red"}
@@ -30,25 +34,26 @@ def status(
     config: Annotated[
         Path | None, typer.Argument(help="Settings file of one session; none: all that run here.")
     ] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Go on until Ctrl-C.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on until Ctrl-C; with --json, an object a line.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Tell how sessions do: stages with rates and queues, frames archived and lost, disk left.
 
-    Exit code 1 when a session needs a person, or when none runs.
+    Exit code 1 when a session needs a person, or when none runs. A session that died is told of
+    as long as its frame log lies there, to be taken up by `run` or `recover`.
 
         hrtem-stream status --watch
         hrtem-stream status config/live.toml --json
     """
-    onlookers = [_Onlooker(settings) for settings in _sessions(config)]
-    try:
+    with closing(_Onlookers(config)) as onlookers:
         if watch:
-            _watch(onlookers)
+            (_print_on if as_json else _watch)(onlookers)
             return
-        found = _look(onlookers)
-    finally:
-        for onlooker in onlookers:
-            onlooker.close()
+        if onlookers.look():
+            time.sleep(LOOKS_S)
+        found = onlookers.look()
     if as_json:
         print_json({"sessions": found})
     else:
@@ -62,6 +67,30 @@ def status(
         raise typer.Exit(1)
 
 
+class _Onlookers:
+    """Look at the sessions that run at the moment, which come and go."""
+
+    def __init__(self, config: Path | None) -> None:
+        self._config = config
+        self._known: dict[Path, _Onlooker] = {}
+
+    def look(self) -> list[dict[str, Any]]:
+        """Return all sessions of now as plain values for JSON."""
+        present = {settings.runtime_directory: settings for settings in _sessions(self._config)}
+        for place, onlooker in list(self._known.items()):
+            if present.get(place) != onlooker.settings:
+                self._known.pop(place).close()
+        for place, settings in present.items():
+            if place not in self._known:
+                self._known[place] = _Onlooker(settings)
+        return [self._known[place].look() for place in present]
+
+    def close(self) -> None:
+        """Let go of all."""
+        for onlooker in self._known.values():
+            onlooker.close()
+
+
 class _Onlooker:
     """Looks at one session from outside."""
 
@@ -73,9 +102,10 @@ class _Onlooker:
         from hrtem_stream.web.watch import Watch
 
         is_open = settings.security.insecure == "everything"
-        self._settings = settings
+        self.settings = settings
+        self._context = make_context()
         self._hearing = Subscriber(
-            make_context(), settings.endpoint("summaries"), bind=False,
+            self._context, settings.endpoint("summaries"), bind=False,
             topics=[STATUS_TOPIC, STATIONS_TOPIC], high_water=16,
             guard=Guard(settings.security_directory, is_open=is_open),
         )  # fmt: skip
@@ -92,7 +122,8 @@ class _Onlooker:
         levels = [state.level for state in gauges.states]
         worst = next((level for level in ("red", "amber", "ok") if level in levels), "idle")
         return {
-            "session": self._settings.session.name,
+            "session": self.settings.session.name,
+            "is_running": is_supervised(self.settings.runtime_directory),
             "level": worst,
             "series": said.series if said else None,
             "archive": said.archive if said else None,
@@ -115,7 +146,7 @@ class _Onlooker:
         """Return what most frames were segmented by, from the metrics."""
         from hrtem_stream.runtime.readings import read_process
 
-        settings, counts = self._settings, Counter[str]()
+        settings, counts = self.settings, Counter[str]()
         for index in range(settings.segment.workers):
             heart = settings.runtime_directory / f"segment-{index}.heart"
             reading = read_process(heart, host=settings.metrics.host, token=self._token)
@@ -127,6 +158,7 @@ class _Onlooker:
     def close(self) -> None:
         """Let go."""
         self._hearing.close()
+        self._context.term()
 
 
 def _sessions(config: Path | None) -> list[Settings]:
@@ -135,39 +167,40 @@ def _sessions(config: Path | None) -> list[Settings]:
 
     if config is not None:
         settings = settings_of(config, {})
-        return [settings] if (settings.runtime_directory / "settings.json").exists() else []
+        is_there = (settings.runtime_directory / "settings.json").exists()
+        return [settings] if is_there and _is_of_interest(settings) else []
     found = []
     for path in sorted(Path(f"/tmp/hrtem-{os.getuid()}").glob("*/settings.json")):
         try:
             found.append(settings_from_json(path.read_text(encoding="utf-8")))
         except (OSError, SettingsError):
             continue
-    return found
+    return [settings for settings in found if _is_of_interest(settings)]
 
 
-def _look(onlookers: list[_Onlooker]) -> list[dict[str, Any]]:
-    for onlooker in onlookers:
-        onlooker.look()
-    if onlookers:
-        time.sleep(LOOKS_S)
-    return [onlooker.look() for onlooker in onlookers]
+def _is_of_interest(settings: Settings) -> bool:
+    """Tell whether a session runs, or left something to be taken up."""
+    return is_supervised(settings.runtime_directory) or settings.frame_log_path.exists()
 
 
-def _watch(onlookers: list[_Onlooker]) -> None:
+def _print_on(onlookers: _Onlookers) -> None:
+    with suppress(KeyboardInterrupt):
+        while True:
+            print_json({"sessions": onlookers.look()})
+            sys.stdout.flush()
+            time.sleep(WATCH_INTERVAL_S)
+
+
+def _watch(onlookers: _Onlookers) -> None:
     from rich.console import Group
     from rich.live import Live
     from rich.text import Text
 
-    if not onlookers:
-        raise HrtemError("no session runs")
-    with Live(refresh_per_second=2) as live:
-        try:
-            while True:
-                tables = [_table(onlooker.look()) for onlooker in onlookers]
-                live.update(Group(*tables, Text("Ctrl-C ends the watch, not the session")))
-                time.sleep(1.0)
-        except KeyboardInterrupt:
-            return
+    with Live(refresh_per_second=2) as live, suppress(KeyboardInterrupt):
+        while True:
+            tables = [_table(session) for session in onlookers.look()] or [Text("no session runs")]
+            live.update(Group(*tables, Text("Ctrl-C ends the watch, not the session")))
+            time.sleep(WATCH_INTERVAL_S)
 
 
 def _table(session: dict[str, Any]) -> RenderableType:

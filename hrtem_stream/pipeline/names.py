@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from hrtem_stream.errors import SettingsError
+from hrtem_stream.runtime.process import session_lock_path
 from hrtem_stream.settings import Settings
 
 STAGES = ("ingest", "normalise", "segment", "sort")
@@ -51,7 +53,8 @@ def session_lock(settings: Settings) -> Iterator[None]:
     except OSError as error:
         raise SettingsError(f"folder {runtime} cannot be made: {error.strerror}") from None
     message = f"session {settings.session.name} runs already; give this one another session.name"
-    with _lock(runtime.with_name(f"{runtime.name}.lock"), message) as path:
+    with _lock(session_lock_path(runtime), message) as path:
+        path.write_text(str(os.getpid()), encoding="ascii")
         yield
         path.unlink(missing_ok=True)
 
@@ -67,7 +70,7 @@ def stage_lock(runtime: Path, name: str, index: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _lock(path: Path, message: str) -> Iterator[Path]:
-    with path.open("w") as file:
+    with path.open("a") as file:  # what its owner wrote must stay when another tries
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

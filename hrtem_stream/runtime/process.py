@@ -1,10 +1,11 @@
-"""What a stage's process owes its supervisor: to die with it, and to stop when told."""
+"""What a stage's process owes its supervisor: to die with it, and to stop when told; who lives."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import signal
+from pathlib import Path
 from types import FrameType
 
 PR_SET_PDEATHSIG = 1
@@ -35,3 +36,24 @@ def die_with_parent(parent: int) -> None:
     hear_of_parents_death(signal.SIGKILL)
     if os.getppid() != parent:  # it died before the request
         os._exit(1)
+
+
+def session_lock_path(runtime: Path) -> Path:
+    """Say where the lock of a session lies; its supervisor writes its process id into it."""
+    return runtime.with_name(f"{runtime.name}.lock")
+
+
+def is_supervised(runtime: Path) -> bool:
+    """Tell whether the supervisor of the session that was begun here lives.
+
+    It is taken to where nothing tells, as for stages that were started one by one.
+    """
+    if not (runtime / "settings.json").exists():
+        return True
+    try:
+        pid = int(session_lock_path(runtime).read_text(encoding="ascii"))
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):
+        return True
+    return Path(f"/proc/{pid}").exists()

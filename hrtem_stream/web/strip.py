@@ -52,6 +52,8 @@ class Situation:
     """By stage; one for each process, those of other hosts behind those of this one."""
     rates: Mapping[str, float | None]
     """Frames a second by stage."""
+    is_supervised: bool = True
+    """Whether somebody is there who starts stages again."""
     is_open: bool = False
     """Whether a series is under way."""
     n_lost: int = 0
@@ -74,6 +76,8 @@ class Situation:
 
 def judge(now: Situation) -> list[StageState]:
     """Judge the five stages, in the order of the data's way."""
+    if not now.is_supervised:
+        return _abandoned(now)
     return [_camera(now), _ingest(now), _normalise(now), _segment(now), _sort(now)]
 
 
@@ -84,6 +88,21 @@ def worst(states: Sequence[StageState]) -> StageState | None:
             if state.level == level:
                 return state
     return None
+
+
+def _abandoned(now: Situation) -> list[StageState]:
+    """Judge the stages of a session whose supervisor is dead, and they with it."""
+    where = f" {now.folder}" if now.folder else ", with the folder of the archives,"
+    sentence = (
+        "The session is dead, and nobody starts it again. What reached the frame log is safe: "
+        "“hrtem-stream run” with the same settings goes on with it, or “hrtem-stream "
+        f"recover{where}” finishes it without the feed."
+    )
+    return [
+        StageState(name="camera", level="idle"),
+        StageState(name="ingest", level="red", sentence=sentence),
+        *(StageState(name=name, level="red") for name in NAMES[2:]),
+    ]
 
 
 def _camera(now: Situation) -> StageState:

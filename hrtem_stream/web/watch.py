@@ -24,6 +24,7 @@ from hrtem_stream.archive.rotation import present_files
 from hrtem_stream.errors import ArchiveError, WireError
 from hrtem_stream.messages import FrameSummary, SeriesStatus, Station
 from hrtem_stream.runtime.pause import go_on, pause, paused_since
+from hrtem_stream.runtime.process import is_supervised
 from hrtem_stream.runtime.readings import Reading, read_process
 from hrtem_stream.settings import Settings
 from hrtem_stream.transport.summaries import (
@@ -251,7 +252,8 @@ class Watch:
         paused_s = None if paused is None else max(0.0, time.time() - paused)
         with self.lock:
             situation = Situation(
-                readings=readings, rates=rates, wishes=settings.segment.segmenter,
+                readings=readings, rates=rates, is_supervised=is_supervised(runtime),
+                wishes=settings.segment.segmenter,
                 feed_silent_s=self._feed.note(now_s, n_received),
                 archive_silent_s=self._archive_silence(now_s, ingest, sort),
                 paused_s=paused_s, waits_when_paused=settings.feed.waits_when_paused,

@@ -63,6 +63,17 @@ def test_what_is_wrong_is_said_with_what_to_do(
     assert worst(list(states.values())) == states[stage]
 
 
+def test_a_session_whose_supervisor_is_dead_is_said_to_be_and_not_to_come_back() -> None:
+    dead = {name: [Reading(pid=1)] for name in NAMES[1:]}
+    states = _judged(readings=dead, is_supervised=False, folder="/archives")
+    assert [states[name].level for name in NAMES] == ["idle", *["red"] * 4]
+    matter = worst(list(states.values()))
+    assert matter is not None
+    assert "nobody starts it again" in matter.sentence
+    assert "recover /archives" in matter.sentence
+    assert not any("started again by itself" in state.sentence for state in states.values())
+
+
 def test_the_reason_of_a_fallback_is_named() -> None:
     reading = Reading(
         pid=1, is_alive=True, labelled={"segmenter_fallbacks": {"too_slow": 4.0, "failed": 1.0}}
