@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -93,8 +94,8 @@ def count_methods(methods: list[str]) -> dict[str, int]:
 
 
 def print_json(content: dict[str, Any]) -> None:
-    """Print one object on stdout."""
-    print(json.dumps(content, default=str))
+    """Print one object on stdout; a number that is none, which JSON does not know, as null."""
+    print(json.dumps(_finite(content), default=str))
 
 
 def print_failure(message: str, exit_code: int, **more: Any) -> None:
@@ -105,3 +106,11 @@ def print_failure(message: str, exit_code: int, **more: Any) -> None:
 def say(text: str) -> None:
     """Print a sentence on stderr."""
     print(f"hrtem-stream: {text}", file=sys.stderr)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from hrtem_stream.archive.encoding import FrameEncoder
 from hrtem_stream.archive.reader import open_archive
 from hrtem_stream.cli import app
+from hrtem_stream.cli.console import print_json
 from hrtem_stream.errors import ArchiveError
 from hrtem_stream.messages import SeriesEnd
 from hrtem_stream.science.classes import GRAPHENE
@@ -75,3 +76,10 @@ def test_ranking_by_structure_asks_for_the_analysis(archive: Path) -> None:
 
 def test_only_the_best_frames_are_analysed_when_asked(archive: Path) -> None:
     assert _run("analyse", archive, "--best", 1)["n_frames"] == 1
+
+
+def test_a_number_that_is_none_is_null_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"frames": [{"graphene_fraction": float("nan"), "rank": 0}, (float("inf"), 1.5)]})
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {
+        "frames": [{"graphene_fraction": None, "rank": 0}, [None, 1.5]]
+    }
