@@ -12,9 +12,13 @@ from hrtem_stream.cli.console import output_errors, print_json, say
 from hrtem_stream.cli.options import Json, Overwrite, PixelSizeOption
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from hrtem_stream.archive.reader import Archive
     from hrtem_stream.science.structure import Structure
 
+LATTICE_TOLERANCE = 0.02
+"""Deviation of the lattice parameter from graphene's above which a calibration is doubted."""
 Measure = Literal["graphene_fraction", "boundary_length", "n_atoms", "largest_grain"]
 
 
@@ -45,6 +49,7 @@ def analyse(
     from hrtem_stream.archive.reader import open_archive
     from hrtem_stream.archive.structure import StructureFile, structure_path
     from hrtem_stream.archive.structure_writer import StructureWriter
+    from hrtem_stream.science.structure import LATTICE_NM
 
     path = structure_path(archive)
     with (
@@ -66,6 +71,7 @@ def analyse(
         if extxyz is not None:
             with output_errors(extxyz):
                 structure_export.write_extended_xyz(structures, extxyz)
+        lattice = _lattice(structures.frames)
         report = {
             "output": str(path),
             "n_frames": len(structures),
@@ -73,10 +79,17 @@ def analyse(
             "n_without_structure": sum(bool(fault) for fault in structures.faults),
             "n_atoms": int(structures.frames["n_atoms"].sum()),
             "n_defects": int(structures.frames["n_defects"].sum()),
+            **lattice,
         }
         for row, fault in zip(structures.frames["frame"], structures.faults, strict=True):
             if fault:
                 say(f"row {row}: no structure: {fault}")
+    parameter = lattice["lattice_parameter_nm"]
+    if parameter and abs(parameter / LATTICE_NM - 1.0) > LATTICE_TOLERANCE:
+        say(
+            f"the lattice parameter is {parameter:.4f} nm by the calibration, and graphene's is "
+            f"{LATTICE_NM}: the pixels are {LATTICE_NM / parameter:.3f} times as large"
+        )
     if as_json:
         print_json(report)
     else:
@@ -112,6 +125,21 @@ def rank(
     print(f"{'rank':>5}{'row':>7}  {by:<18}name")
     for line in table:
         print(f"{line['rank']:5}{line['row']:7}  {line[by]:<18.4f}{line['name']}")
+
+
+def _lattice(frames: dict[str, NDArray[Any]]) -> dict[str, float | None]:
+    """Tell the lattice parameter by the calibration: median over the frames, and their spread."""
+    import numpy as np
+
+    calibrated = frames["is_calibrated"].astype(bool)
+    parameters = (frames["lattice_parameter"] * frames["pixel_size"])[calibrated]
+    parameters = parameters[np.isfinite(parameters)]
+    if not parameters.size:
+        return {"lattice_parameter_nm": None, "lattice_spread_nm": None}
+    return {
+        "lattice_parameter_nm": float(np.median(parameters)),
+        "lattice_spread_nm": float(parameters.std()),
+    }
 
 
 def _structures(

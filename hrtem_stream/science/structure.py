@@ -34,6 +34,8 @@ Mask = NDArray[np.bool_]
 LATTICE_NM = 0.246
 FINE_NM = 0.02
 COARSEST_NM = 0.07
+_RING_TOLERANCE = 0.1
+"""Of the radius of the first ring, within which it is looked for."""
 MAP_NM = 0.045
 """Pixels of the maps of orientation and classes, at least."""
 _LEAST_ORDER = 0.25
@@ -110,7 +112,8 @@ def analyse_frame(
     Raises
     ------
     ValueError
-        If there is no lattice to be seen, or the pixels are too coarse for atoms.
+        If there is no lattice to be seen, the pixels are too coarse for atoms, or the calibration
+        does not fit the lattice that is seen.
     """
     is_calibrated = pixel_size_nm > 0.0
     if not is_calibrated:
@@ -126,6 +129,8 @@ def analyse_frame(
     empty = reduce_mask(vacuum, shape=shape) & ~contaminated
     clean = np.where(contaminated | empty, np.float32(0), image)
     lattice = measure_lattice(clean, pixel_size_nm=fine_nm)
+    if is_calibrated:
+        _require_fit(frame, lattice, pixel_size_nm=pixel_size_nm)
     if not is_calibrated and lattice.n_reflections:
         # The spectrum's ring was good to a per cent; now the lattice itself is the ruler.
         correction = LATTICE_NM / (lattice.px * fine_nm)
@@ -152,6 +157,24 @@ def analyse_frame(
         map_pixel_nm=map_nm,
         boundary_line=_on_detector(grains.line, map_nm / fine_nm * ratio),
     )
+
+
+def _require_fit(frame: Frame, lattice: LatticeParameter, *, pixel_size_nm: float) -> None:
+    """Refuse a calibration with which atoms would be sought at the scale of something else.
+
+    The first ring must be where the calibration puts it, or not be seen at all; where the second
+    lies in its place, the pixels are taken for √3 times as large as they are.
+    """
+    scale = find_lattice_scale(frame)
+    if scale is None:
+        return
+    ratio = scale.pixel_size_nm / pixel_size_nm
+    is_second = abs(3**0.5 * ratio - 1.0) < _RING_TOLERANCE
+    if is_second or (not lattice.n_reflections and abs(ratio - 1.0) > _RING_TOLERANCE):
+        raise ValueError(
+            f"pixel size must fit the lattice parameter of {LATTICE_NM} nm, got "
+            f"{pixel_size_nm:.4f} nm, and by the lattice it is {scale.pixel_size_nm:.4f}"
+        )
 
 
 def evened(frame: Frame, *, pixel_size_nm: float) -> tuple[Image, float]:

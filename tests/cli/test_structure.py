@@ -69,6 +69,22 @@ def test_an_archive_is_analysed_exported_drawn_and_ranked(archive: Path, tmp_pat
     assert [line["row"] for line in by_graphene] == [0]
 
 
+def test_a_calibration_that_is_off_is_doubted(archive: Path) -> None:
+    command = ["analyse", str(archive), "--best", "1", "--pixel-size-nm", "0.028", "--json"]
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    report = json.loads(result.stdout)
+    assert report["lattice_parameter_nm"] == pytest.approx(0.246 * 0.028 / 0.03, rel=2e-3)
+    assert report["lattice_spread_nm"] == 0.0
+    assert "the pixels are 1.07" in result.stderr
+
+
+def test_a_calibration_that_is_wrong_is_refused_with_the_right_one(archive: Path) -> None:
+    command = ["analyse", str(archive), "--best", "1", "--pixel-size-nm", "0.05"]
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert "got 0.0500 nm, and by the lattice it is 0.030" in result.stderr
+    assert "1 frames, 0 atoms" in result.stdout
+
+
 def test_ranking_by_structure_asks_for_the_analysis(archive: Path) -> None:
     with pytest.raises(ArchiveError, match="run: hrtem-stream analyse"):
         CliRunner().invoke(app, ["rank", str(archive), "--by", "n_atoms"], catch_exceptions=False)
