@@ -15,9 +15,9 @@ from torch import Tensor
 
 LEAST_FREQUENCY = 0.09
 """Reflections lie above this spatial frequency, in 1/px; coarser texture is always kept."""
-_EXCESS = 2.0
+EXCESS = 2.0
 """A reflection's power exceeds its surroundings' geometric mean by exp of this."""
-_SOFTNESS = 0.35
+SOFTNESS = 0.35
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator,unused-ignore]
@@ -38,11 +38,11 @@ def lattice_residual(images: Tensor) -> Tensor:
         In the units of the input. Grains of a fiftieth of the image or less stay in it.
     """
     size = (images.shape[-2], images.shape[-1])
-    window, allowed = _window_and_band(size, images.device)
+    window, allowed = window_and_band(size, images.device)
     power = torch.fft.rfft2(images * window).abs().square()
     level = torch.log(_mean(power) + 1e-6)
     around = _surroundings(level)
-    reflection = torch.sigmoid((level - around - _EXCESS) / _SOFTNESS) * allowed
+    reflection = torch.sigmoid((level - around - EXCESS) / SOFTNESS) * allowed
     notch = _mean(_largest(reflection))
     return torch.fft.irfft2(torch.fft.rfft2(images) * (1.0 - notch), s=size)
 
@@ -75,7 +75,8 @@ def _surroundings(level: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=8)
-def _window_and_band(size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+def window_and_band(size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the Hann window of images of a size, and 1 where reflections may lie."""
     window = torch.outer(
         torch.hann_window(size[0], periodic=False), torch.hann_window(size[1], periodic=False)
     )
