@@ -46,11 +46,11 @@ wheel: $(VENV)/developed
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed')"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[unet,web]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[unet,openvino,web]"
 	touch $@
 
 $(VENV)/developed: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[unet,web,dev,viewers,direct-electron,formats,cluster]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[unet,openvino,web,dev,viewers,direct-electron,formats,cluster]"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dectris]" \
 	|| echo "dectris-compression needs a C++ compiler: DECTRIS detectors are not tested"
 	touch $@

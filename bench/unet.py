@@ -7,12 +7,14 @@ alike. With one thread the time is that of the processor, which other work distu
 it is that of the clock. `plain` is the published network as torch runs it when nothing is asked
 for, and the reference of all; the limit of each is its own arithmetic at the speed of a large
 matrix product of the same precision, measured in the same rounds. `segmenter` is what the pipeline
-runs, on a processor one image at a time, from array to mask. With a GPU its engines follow, copies
-to it and back included, and its memory beside the published 710 MiB.
+runs, on a processor one image at a time, from array to mask, by torch or by OpenVINO where that is
+installed. With a GPU its engines follow, copies to it and back included, and its memory beside the
+published 710 MiB.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +29,7 @@ from bench.row import Row, row
 from hrtem_stream.unet.architecture import Config, build
 from hrtem_stream.unet.fast import FastConfig
 from hrtem_stream.unet.inference import UNetSegmenter
+from hrtem_stream.unet.openvino_engine import OpenVinoNetwork
 from hrtem_stream.unet.paper import PaperConfig
 
 BATCH = 4
@@ -99,6 +102,17 @@ def cpu_engines(name: str, images: NDArray[np.float32]) -> list[Engine]:
                 run=_segmenting(segmenter, images),
             )
         )
+    if name == "fast" and importlib.util.find_spec("openvino") is not None:
+        for words, precision in (("float32", single), ("bfloat16", half)):
+            graph = OpenVinoNetwork(network, precision=precision)
+            engines.append(
+                Engine(
+                    network=name,
+                    name=f"segmenter OpenVINO {words}",
+                    precision=precision,
+                    run=_segmenting(UNetSegmenter(graph, max_batch=1), images),
+                )
+            )
     return engines
 
 

@@ -291,6 +291,9 @@ class SegmentSettings(Table):
     """Frames segmented at once."""
     batch_wait_s: float = Field(0.002, ge=0, le=1)
     """How long a batch waits to fill, in seconds."""
+    engine: Literal["auto", "torch", "openvino"] = "auto"
+    """What calculates the U-Net. auto: torch on a GPU; on a processor OpenVINO where it is
+    installed, else torch. openvino: on the processor even where there is a GPU."""
     weights: str = ""
     """File of the U-Net's weights; empty: those that come with the program."""
     four_flips: bool = False

@@ -69,5 +69,6 @@ def _load_unet(settings: SegmentSettings, working_size: int) -> Segmenter:
         working_size=working_size,
         max_batch=settings.batch_frames,
         four_flips=settings.four_flips,
+        engine=settings.engine,
         slowest_s=settings.slowest_s if settings.segmenter == "auto" else math.inf,
     )

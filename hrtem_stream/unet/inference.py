@@ -9,8 +9,9 @@ from __future__ import annotations
 import copy
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -20,11 +21,13 @@ from torch import Tensor, nn
 from hrtem_stream.errors import SegmenterError
 from hrtem_stream.science.tiles import by_tiles
 from hrtem_stream.unet.checkpoint import ModelCard, load_checkpoint, shipped_weights
+from hrtem_stream.unet.openvino_engine import OpenVinoNetwork
 from hrtem_stream.unet.runners import GraphRunner, PlainRunner, Result, Runner
 
 logger = logging.getLogger(__name__)
 
 Flips = Sequence[tuple[int, ...]]
+Engine: TypeAlias = Literal["torch", "openvino"]
 
 WHOLE_PIXELS = 2048 * 2048
 """A larger image goes through the network in tiles; one of this size takes it about 1 GB."""
@@ -45,8 +48,9 @@ class UNetSegmenter:
 
     Parameters
     ----------
-    network : nn.Module
-        Maps (B, 1, P, Q) standardised images to log odds in the same shape. It is copied.
+    network : nn.Module or callable
+        Maps (B, 1, P, Q) standardised images to log odds in the same shape. A module is copied to
+        the device; anything else, such as an `OpenVinoNetwork`, is called as it is.
     threshold : float
         Probability above which a pixel is amorphous, between 0 and 1.
     device : str
@@ -61,7 +65,7 @@ class UNetSegmenter:
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Callable[[Tensor], Tensor],
         *,
         threshold: float = 0.5,
         device: str = "cpu",
@@ -82,16 +86,8 @@ class UNetSegmenter:
         self._n_calm = 0
         self._runners: dict[tuple[int, ...], Runner] = {}
         self._graphs = self.device.type == "cuda"
-        self._network = copy.deepcopy(network).eval()
-        for parameter in self._network.parameters():
-            parameter.requires_grad_(False)
-        try:
-            self._network = self._network.to(
-                self.device, precision, memory_format=torch.channels_last
-            )
-        except (RuntimeError, AssertionError) as error:
-            message = f"{device}: the network cannot be moved there: {error}"
-            raise SegmenterError(message, "device") from error
+        is_module = isinstance(network, nn.Module)
+        self._network = _moved(network, self.device, precision) if is_module else network
 
     @classmethod
     def from_checkpoint(
@@ -102,20 +98,24 @@ class UNetSegmenter:
         precision: torch.dtype | None = None,
         max_batch: int = 8,
         flips: Flips = AS_IS,
+        engine: Engine = "torch",
     ) -> tuple[UNetSegmenter, ModelCard]:
         """Load weights, by default the shipped ones in the best precision, and their card.
 
         Raises
         ------
         SegmenterError
-            If the weights cannot be loaded, or not onto that device.
+            If the weights cannot be loaded, or not onto that device, or not by that engine.
         """
         network, card = load_checkpoint(path or shipped_weights())
+        precision = best_precision(device) if precision is None else precision
+        if engine == "openvino":
+            network = OpenVinoNetwork(network, precision=precision)
         segmenter = cls(
             network,
             threshold=card.threshold,
             device=device,
-            precision=best_precision(device) if precision is None else precision,
+            precision=precision,
             max_batch=max_batch,
             flips=flips,
         )
@@ -285,6 +285,18 @@ def best_precision(device: str) -> torch.dtype:
 def use_threads(n_threads: int) -> None:
     """Let torch calculate with `n_threads` threads in this process, whichever segmenter it is."""
     torch.set_num_threads(n_threads)
+
+
+def _moved(network: nn.Module, device: torch.device, precision: torch.dtype) -> nn.Module:
+    """Copy a network to where and how it shall run."""
+    copied = copy.deepcopy(network).eval()
+    for parameter in copied.parameters():
+        parameter.requires_grad_(False)
+    try:
+        return copied.to(device, precision, memory_format=torch.channels_last)
+    except (RuntimeError, AssertionError) as error:
+        message = f"{device}: the network cannot be moved there: {error}"
+        raise SegmenterError(message, "device") from error
 
 
 def _empty_cache(device: torch.device) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +15,14 @@ torch = pytest.importorskip("torch")
 from hrtem_stream.errors import SegmenterError, SettingsError  # noqa: E402
 from hrtem_stream.pipeline import make_segmenter  # noqa: E402
 from hrtem_stream.settings import SegmentSettings  # noqa: E402
-from hrtem_stream.unet.checkpoint import shipped_weights  # noqa: E402
+from hrtem_stream.unet.architecture import build  # noqa: E402
+from hrtem_stream.unet.checkpoint import (  # noqa: E402
+    ModelCard,
+    save_checkpoint,
+    shipped_weights,
+)
 from hrtem_stream.unet.door import load_unet  # noqa: E402
+from hrtem_stream.unet.paper import PaperConfig  # noqa: E402
 
 
 def _load(weights: Path | None = None, slowest_s: float = 60.0):  # type: ignore[no-untyped-def]
@@ -66,3 +75,40 @@ def test_weights_that_do_not_exist_are_named(tmp_path: Path) -> None:
             SegmentSettings(segmenter="unet", weights=str(tmp_path / "none.safetensors")),
             working_size=256,
         )
+
+
+def test_auto_takes_torch_where_openvino_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    image = np.random.default_rng(0).standard_normal((1, 256, 256)).astype(np.float32)
+    assert _load().segment(image).method == "unet"
+
+
+def test_openvino_asked_for_by_name_and_not_installed_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    settings = SegmentSettings(segmenter="unet", engine="openvino")
+    with pytest.raises(SettingsError, match="OpenVINO is not installed"):
+        make_segmenter(settings, working_size=256)
+
+
+def test_auto_takes_torch_for_a_network_that_openvino_does_not_know(tmp_path: Path) -> None:
+    config = PaperConfig(n_blocks=3, n_features=4)
+    card = ModelCard(architecture="paper", config=asdict(config), threshold=0.5)
+    weights = tmp_path / "paper.safetensors"
+    save_checkpoint(weights, network=build(config), card=card)
+    image = np.random.default_rng(0).standard_normal((1, 256, 256)).astype(np.float32)
+    assert _load(weights).segment(image).method == "unet"
+
+
+def test_both_engines_give_the_same_masks() -> None:
+    if importlib.util.find_spec("openvino") is None:
+        pytest.skip("OpenVINO is not installed")
+    image = np.random.default_rng(0).standard_normal((1, 256, 256)).astype(np.float32)
+    masks = [
+        load_unet(
+            None, working_size=256, max_batch=4, four_flips=False, slowest_s=60.0, engine=engine
+        ).segment(image)
+        for engine in ("torch", "openvino")
+    ]
+    assert (masks[0].amorphous == masks[1].amorphous).mean() > 0.99
