@@ -81,10 +81,12 @@ def doctor(
 ) -> None:
     """Check this machine and the settings before a session, or with --feed the detector.
 
-    Frames that --feed takes are gone: not while a session or another receiver is attached.
+    Frames that --feed takes are gone: not while a session or another receiver is attached. Exit
+    code 4: no frame came.
     """
     from hrtem_stream.cli.doctor import examine
     from hrtem_stream.cli.feed_probe import examine_feed
+    from hrtem_stream.pipeline import EXIT_FAILURE, EXIT_FEED
 
     settings = settings_of(config, parse_values(settings_values))
     findings = examine_feed(settings, wait_s=wait, listen_s=seconds) if feed else examine(settings)
@@ -100,4 +102,5 @@ def doctor(
         for finding in findings:
             print(f"{'ok  ' if finding.is_ok else 'BAD '} {finding.check:<16} {finding.text}")
     if not is_ok:
-        raise typer.Exit(1)
+        is_unreachable = feed and not findings[0].is_ok
+        raise typer.Exit(EXIT_FEED if is_unreachable else EXIT_FAILURE)
