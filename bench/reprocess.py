@@ -1,26 +1,28 @@
 """Re-analysis on one worker and on two: scaling, a death in the middle, and is it the same?
 
-    python -m bench.reprocess FOLDER [--frames N] [--segmenter bragg]
+    python -m bench reprocess -- FRAMES --folder WHERE [--frames N] [--only RUN] [--output FILE]
 
-FOLDER holds frames, which are repeated to N in one archive. Reference: blocks done one after the
-other in this process.
+FRAMES are repeated to N in one archive in WHERE. Reference: blocks done one after the other in this
+process. What lies in WHERE is not made again, so that the runs may be measured one at a time.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 
+from bench.row import machine
 from hrtem_stream import open_archive
 from hrtem_stream.reprocess.plan import plan
 from hrtem_stream.reprocess.run import Do, in_this_process, on_workers, reprocess
@@ -28,68 +30,93 @@ from hrtem_stream.settings import load_settings
 from hrtem_stream.sources.files import open_frames
 
 BLOCK = 128
+WORKERS = {"alone": 0, "1-worker": 1, "2-workers": 2, "2-workers-1-killed": 2}
+"""Names of the runs; 0: in this process, without dask."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.reprocess", description=__doc__)
-    parser.add_argument("folder")
+    parser.add_argument("source", metavar="FRAMES")
+    parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--frames", type=int, default=10_000)
     parser.add_argument("--segmenter", default="bragg")
+    parser.add_argument("--only", choices=["prepare", *WORKERS])
+    parser.add_argument("--output", type=Path, help="write the results as JSON")
     options = parser.parse_args()
+    source = _repeated(options.source, options.folder, options.frames)
+    for name in WORKERS if options.only is None else {options.only} - {"prepare"}:
+        if not (options.folder / f"{name}.json").exists():
+            _measure(name, source, options.folder, options.segmenter)
+    found = [
+        json.loads((options.folder / f"{name}.json").read_text(encoding="utf-8"))
+        for name in WORKERS
+        if (options.folder / f"{name}.json").exists()
+    ]
+    for one in found:
+        print(f"{one['run']:<20} {one['frames']} frames  {one['seconds']:7.1f} s  "
+              f"{one['frames'] / one['seconds']:6.1f} frames/s")  # fmt: skip
+    print(f"all {len(found)} results are the same: {len({one['digest'] for one in found}) < 2}")
+    if options.output:
+        content = {"machine": machine(), "segmenter": options.segmenter, "runs": found}
+        options.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _measure(name: str, source: Path, folder: Path, segmenter: str) -> None:
+    """Do one of the runs, workers started and stopped with it, and note what came of it."""
+    if WORKERS[name] == 0:
+        noted = _run(name, source, folder, segmenter, in_this_process)
+    else:
+        began_s = time.monotonic()
+        with on_workers(n_workers=WORKERS[name]) as do:
+            started_s = time.monotonic() - began_s
+            noted = _run(name, source, folder, segmenter, do)
+        noted["workers_started_s"] = round(started_s, 1)
+    (folder / f"{name}.json").write_text(json.dumps(noted), encoding="utf-8")
+
+
+def _run(name: str, source: Path, folder: Path, segmenter: str, do: Do) -> dict[str, Any]:
     settings = load_settings(
         None,
         {
-            "segment.segmenter": options.segmenter, "segment.slowest_s": 60.0,
+            "segment.segmenter": segmenter, "segment.slowest_s": 60.0,
             "archive.codec": "zstd", "archive.keep": "all",
         },
     )  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        source = _repeated(options.folder, Path(folder), options.frames)
-        found = {}
+    jobs = plan([str(source)], folder / name, settings, block_frames=BLOCK)
+    done: list[int] = []
 
-        def measure(name: str, do: Do, *, kills: bool = False) -> float:
-            output = Path(folder) / name
-            jobs = plan([str(source)], output, settings, block_frames=BLOCK)
-            done: list[int] = []
+    def progress(n_frames: int) -> None:
+        done.append(n_frames)
+        if name.endswith("killed") and len(done) == len(jobs[0].blocks) // 2:
+            _kill_a_worker()
 
-            def progress(n_frames: int) -> None:
-                done.append(n_frames)
-                if kills and len(done) == len(jobs[0].blocks) // 2:
-                    _kill_a_worker()
-
-            began_s = time.monotonic()
-            (result,) = reprocess(jobs, do, command="bench", progress=progress)
-            took_s = time.monotonic() - began_s
-            if result.problems:
-                sys.exit(f"{name}: {result.problems}")
-            found[name] = _digest(Path(result.output))
-            print(f"{name:<34} {result.archived} frames  {took_s:7.1f} s  "
-                  f"{result.archived / took_s:6.1f} frames/s", flush=True)  # fmt: skip
-            Path(result.output).unlink()
-            return took_s
-
-        measure("one process, no dask", in_this_process)
-        seconds = {}
-        for n_workers in (1, 2):
-            with on_workers(n_workers=n_workers) as do:
-                seconds[n_workers] = measure(f"{n_workers} workers", do)
-        with on_workers(n_workers=2) as do:
-            measure("2 workers, one killed half-way", do, kills=True)
-        print(f"two workers are {seconds[1] / seconds[2]:.2f} times as fast as one")
-        print(f"all four results are the same: {len(set(found.values())) == 1}")
+    began_s = time.monotonic()
+    (result,) = reprocess(jobs, do, command="bench", progress=progress)
+    took_s = time.monotonic() - began_s
+    if result.problems:
+        sys.exit(f"{name}: {result.problems}")
+    digest = _digest(Path(result.output))
+    Path(result.output).unlink()
+    return {
+        "run": name, "frames": result.archived, "seconds": round(took_s, 1), "digest": digest,
+        "load": round(os.getloadavg()[0], 1), "block_frames": BLOCK,
+    }  # fmt: skip
 
 
-def _repeated(folder: str, where: Path, n_frames: int) -> Path:
-    """Archive the frames of a folder again and again, as they are, in one series."""
-    files = open_frames([folder])
+def _repeated(frames: str, where: Path, n_frames: int) -> Path:
+    """Archive frames again and again, as they are, in one series."""
+    source = where / "repeated.nxs"
+    if source.exists():
+        return source
+    where.mkdir(parents=True, exist_ok=True)
+    files = open_frames([frames])
     n_repeats = max(1, round(n_frames / files.n_frames))
     files.close()
-    source = where / "repeated.nxs"
     subprocess.run(
         [
-            sys.executable, "-m", "hrtem_stream", "replay", folder, "--output", str(source),
-            "--segmenter", "bragg", "--repeat", str(n_repeats), "--codec", "zstd",
-            "--set", "archive.keep=all",
+            sys.executable, "-m", "hrtem_stream", "replay", frames, "--output", str(source),
+            "--segmenter", "bragg", "--repeat", str(n_repeats), "--codec", "zstd", "--overwrite",
+            "--set", "archive.keep=all", "--set", "archive.report=false",
         ],
         check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
