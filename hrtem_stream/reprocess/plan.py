@@ -79,8 +79,11 @@ def plan(
     FeedError
         A source cannot be read or has no frame.
     SettingsError
-        Two series would have one output, or a series would replace its own source.
+        Two series would have one output, a series would replace its own source, or `output` is no
+        folder.
     """
+    if output.exists() and not output.is_dir():
+        raise SettingsError(f"--output {output} must be a folder, and is a file")
     jobs = [_job(source, output, settings, block_frames) for source in sources]
     by_output: dict[Path, Job] = {}
     for job in jobs:

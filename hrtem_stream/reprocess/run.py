@@ -16,7 +16,7 @@ import numpy as np
 
 from hrtem_stream.archive.joining import Original, join
 from hrtem_stream.archive.reader import open_archive
-from hrtem_stream.errors import ArchiveError, SettingsError
+from hrtem_stream.errors import ArchiveError, HrtemError, SettingsError
 from hrtem_stream.reprocess.block import Done, work_on
 from hrtem_stream.reprocess.plan import Block, Job
 from hrtem_stream.settings import Settings
@@ -24,6 +24,7 @@ from hrtem_stream.sources.archive_files import is_archive
 
 logger = logging.getLogger(__name__)
 
+SCHEDULER_GONE = "the scheduler is gone: what is done stays, the same command goes on"
 SAMPLE_FRAMES = 8
 SHARES_AHEAD = 4
 """Tasks given to the scheduler for each worker at once; all of 10^6 frames would be a burden."""
@@ -159,14 +160,24 @@ def _untyped(thing: Any) -> Any:
 
 
 def _submit(client: Any, blocks: Iterator[Block]) -> Iterator[tuple[Block, Done]]:
-    """Keep the workers busy, with a few blocks each on the way."""
-    from distributed import as_completed
+    """Keep the workers busy, with a few blocks each on the way.
+
+    Raises
+    ------
+    HrtemError
+        The scheduler is gone.
+    """
+    from distributed import CancelledError, as_completed
 
     under_way: Any = _untyped(as_completed)([])
     by_key: dict[str, Block] = {}
 
     def feed() -> None:
-        n_wanted = SHARES_AHEAD * max(1, len(client.nthreads()))
+        try:
+            n_workers = len(client.nthreads())
+        except OSError:
+            raise HrtemError(SCHEDULER_GONE) from None
+        n_wanted = SHARES_AHEAD * max(1, n_workers)
         while len(by_key) < n_wanted:
             block = next(blocks, None)
             if block is None:
@@ -178,9 +189,15 @@ def _submit(client: Any, blocks: Iterator[Block]) -> Iterator[tuple[Block, Done]
     feed()
     for future in under_way:
         block = by_key.pop(future.key)
-        error = future.exception()
-        if error is None:
-            yield block, future.result()
+        try:
+            error = future.exception()
+            if isinstance(error, CancelledError):
+                raise error
+            done = future.result() if error is None else None
+        except CancelledError:
+            raise HrtemError(SCHEDULER_GONE) from None
+        if done is not None:
+            yield block, done
         else:  # it killed its worker again and again
             words = f"{type(error).__name__}: {error}"
             yield block, Done(output=block.output, n_frames=0, seconds=0.0, problem=words[:500])

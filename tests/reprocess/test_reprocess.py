@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +19,7 @@ import pytest
 from hrtem_stream import open_archive
 from hrtem_stream.archive.verify import verify
 from hrtem_stream.archive.writer import ArchiveWriter
-from hrtem_stream.errors import SettingsError
+from hrtem_stream.errors import HrtemError, SettingsError
 from hrtem_stream.messages import LossRange, SeriesEnd
 from hrtem_stream.reprocess.block import Done, work_on
 from hrtem_stream.reprocess.plan import Block, plan
@@ -130,6 +133,11 @@ def test_a_series_never_replaces_its_source(frames: Path, tmp_path: Path) -> Non
         plan([str(frames)] * 2, tmp_path, _settings(), block_frames=99)
 
 
+def test_the_output_must_be_a_folder(frames: Path) -> None:
+    with pytest.raises(SettingsError, match="must be a folder, and is a file"):
+        plan([str(frames)], frames, _settings(), block_frames=99)
+
+
 def test_numbers_and_losses_of_an_archive_are_carried_over(tmp_path: Path) -> None:
     source = tmp_path / "s.nxs"
     writer = series.create(source, shape=(64, 64), keep="all")
@@ -205,3 +213,44 @@ def _kill_a_worker() -> int:
     ]
     os.kill(workers[-1].pid, signal.SIGKILL)
     return workers[-1].pid
+
+
+@pytest.mark.processes
+def test_a_scheduler_that_dies_is_said_so_and_what_is_done_stays(
+    frames: Path, whole: dict[str, object], tmp_path: Path
+) -> None:
+    pytest.importorskip("distributed")
+    jobs = plan([str(frames)], tmp_path, _settings(), block_frames=3)
+    options = ["--host", "127.0.0.1", "--no-dashboard"]
+    address = f"tcp://127.0.0.1:{_free_port()}"
+    command = [sys.executable, "-W", "ignore", "-m", "distributed.cli.dask_scheduler", *options]
+    scheduler = subprocess.Popen(
+        [*command, "--port", address.rpartition(":")[2]],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    worker = subprocess.Popen(
+        [
+            sys.executable, "-W", "ignore", "-m", "distributed.cli.dask_worker", address,
+            "--nthreads", "1", "--no-dashboard", "--no-nanny",
+        ],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        with (
+            pytest.raises(HrtemError, match="scheduler is gone"),
+            on_workers(scheduler=address) as do,
+        ):
+            reprocess(jobs, do, command="test", progress=lambda n: scheduler.kill())
+    finally:
+        for process in (scheduler, worker):
+            process.kill()
+            process.wait()
+    (result,) = reprocess(jobs, in_this_process, command="test")
+    assert result.n_blocks_there >= 1
+    assert _content(tmp_path / "f.nxs") == whole
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
