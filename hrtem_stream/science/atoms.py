@@ -6,10 +6,13 @@ is (0, 0). Lengths are in nm. The image is reduced to what two rings of reflecti
     I_n = F⁻¹[ exp(-(|g| - g_n)² / 2 w²) F[I] ]          g_1 = 1/0.213 nm, g_2 = 1/0.123 nm
     J   = s_1 I_1 + s_2 I_2
 
+once what makes the sublattices unequal is undone (see `three_fold`),
 in which there is little noise and no slow variation; the rings have all directions, so grains and
 their boundaries come through alike. The lens may turn the contrast of either ring. In projection
 atoms of a hexagon are bright where the cube of I_1 has a negative mean (the middle of a ring, dark,
-is the rarer and stronger extreme) and where I_2 goes with I_1²: s_1 and s_2 make it so.
+is the rarer and stronger extreme) and where I_2 goes with I_1²: s_1 and s_2 make it so. The second
+ring sharpens atoms, but not even a perfect one tells them from the middles of the rings; so where
+it is stronger than 0.7 of the first, it counts as 0.7.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from scipy import fft, ndimage
 from scipy.spatial import cKDTree
 
 from hrtem_stream.science.compiled import compiled
+from hrtem_stream.science.three_fold import three_fold_correction, three_fold_phase
 
 Image: TypeAlias = NDArray[np.float32]
 Mask: TypeAlias = NDArray[np.bool_]
@@ -45,6 +49,8 @@ _LOCAL_WIDTH = 1.3
 """The same where a candidate is tested: only neighbours within 0.12 nm have a say."""
 _DEVIATIONS = 3.2
 """A candidate is no atom if it lies below the others by more deviations."""
+_MOST_SECOND = 1.0
+"""Deviation of the second ring's image over that of the first, at most."""
 _MARGIN_NM = 0.6
 _APART_NM = 0.075
 _FIT_NM = 0.042
@@ -120,12 +126,17 @@ def find_atoms(
         raise ValueError(f"where must have the shape of image, {image.shape}, got {where.shape}")
     factor = int(np.ceil(pixel_size_nm / _FINE_NM))
     fine_nm = pixel_size_nm / factor
-    first, second = _rings_of_reflections(image, pixel_size_nm, factor, width=_RING_WIDTH)
+    graphene = np.where(where, image, np.float32(0))
+    phase = three_fold_phase(graphene, pixel_size_nm=pixel_size_nm, contrast=contrast)
+    first, second = _rings_of_reflections(
+        image, pixel_size_nm, factor, width=_RING_WIDTH, phase=phase
+    )
     allowed = np.kron(where, np.ones((factor, factor), np.bool_)) if factor > 1 else where
     if contrast is None:
         contrast = -1 if _mean(first**3, allowed) > 0.0 else 1
     turned = 1 if _mean(second * first**2, allowed) > 0.0 else -1
-    smooth = np.float32(contrast) * first + np.float32(turned) * second
+    share = _MOST_SECOND * _deviation(first, allowed) / max(_deviation(second, allowed), 1e-12)
+    smooth = np.float32(contrast) * first + np.float32(turned * min(1.0, share)) * second
     reach = max(1, round(_FIT_NM / fine_nm))
     border = max(reach, round(_BORDER_NM / fine_nm))
     side = 2 * max(1, round(_APART_NM / fine_nm)) + 1
@@ -142,7 +153,7 @@ def find_atoms(
     if len(height):
         height = height / np.median(height)
     kept = height > _LEAST_HEIGHT
-    kept &= _are_there(image, positions, pixel_size_nm, contrast, turned)
+    kept &= _are_there(image, positions, pixel_size_nm, contrast, turned, phase)
     return Atoms(positions=positions[kept], height=height[kept], contrast=contrast)
 
 
@@ -182,7 +193,12 @@ def find_network(positions: Positions, *, pixel_size_nm: float) -> Network:
 
 
 def _are_there(
-    image: Image, positions: Positions, pixel_size_nm: float, contrast: int, turned: int
+    image: Image,
+    positions: Positions,
+    pixel_size_nm: float,
+    contrast: int,
+    turned: int,
+    phase: tuple[float, float],
 ) -> Mask:
     """Tell which candidates are seen by themselves, and not only expected by their neighbours.
 
@@ -191,7 +207,7 @@ def _are_there(
     """
     if not len(positions):
         return np.zeros(0, np.bool_)
-    first, second = _rings_of_reflections(image, pixel_size_nm, 1, width=_LOCAL_WIDTH)
+    first, second = _rings_of_reflections(image, pixel_size_nm, 1, width=_LOCAL_WIDTH, phase=phase)
     local = np.float32(contrast) * first + np.float32(turned) * second
     height = ndimage.map_coordinates(local, positions.T, order=3, mode="nearest")
     median = float(np.median(height))
@@ -203,11 +219,12 @@ def _are_there(
 
 
 def _rings_of_reflections(
-    image: Image, pixel_size_nm: float, factor: int, *, width: float
+    image: Image, pixel_size_nm: float, factor: int, *, width: float, phase: tuple[float, float]
 ) -> tuple[Image, Image]:
     """Return what either ring makes of an image, interpolated `factor` times.
 
-    Sample k of the results lies at k / factor of the image.
+    The first ring is freed of the three-fold `phase`. Sample k of the results lies at k / factor
+    of the image.
     """
     margin = int(np.ceil(_MARGIN_NM / pixel_size_nm))
     M, N = image.shape
@@ -218,12 +235,13 @@ def _rings_of_reflections(
         mode="reflect",
     )
     spectrum = fft.rfft2(padded.astype(np.float32), workers=1)
-    g = np.hypot(
-        fft.fftfreq(shape[0], pixel_size_nm)[:, None], fft.rfftfreq(shape[1], pixel_size_nm)
-    ).astype(np.float32)
+    g_row = fft.fftfreq(shape[0], pixel_size_nm)[:, None].astype(np.float32)
+    g_column = fft.rfftfreq(shape[1], pixel_size_nm).astype(np.float32)
+    g = np.hypot(g_row, g_column)
+    corrected = spectrum * three_fold_correction(g_row, g_column, phase=phase)
     images = []
-    for radius in (_FIRST_RING, _SECOND_RING):
-        passed = spectrum * np.exp(-0.5 * ((g - np.float32(radius)) / np.float32(width)) ** 2)
+    for radius, source in ((_FIRST_RING, corrected), (_SECOND_RING, spectrum)):
+        passed = source * np.exp(-0.5 * ((g - np.float32(radius)) / np.float32(width)) ** 2)
         wave = fft.irfft2(_enlarged(passed, shape, factor), s=[factor * n for n in shape])
         begin = factor * margin
         part = wave[begin : begin + factor * M, begin : begin + factor * N]
@@ -247,6 +265,10 @@ def _enlarged(
 
 def _mean(values: Image, where: Mask) -> float:
     return float(values[where].mean(dtype=np.float64)) if where.any() else 0.0
+
+
+def _deviation(values: Image, where: Mask) -> float:
+    return float(values[where].std(dtype=np.float64)) if where.any() else 0.0
 
 
 def _refined(
