@@ -129,8 +129,8 @@ def analyse_frame(
     empty = reduce_mask(vacuum, shape=shape) & ~contaminated
     clean = np.where(contaminated | empty, np.float32(0), image)
     lattice = measure_lattice(clean, pixel_size_nm=fine_nm)
-    if is_calibrated:
-        _require_fit(frame, lattice, pixel_size_nm=pixel_size_nm)
+    if is_calibrated and not lattice.n_reflections:
+        _require_fit(frame, pixel_size_nm=pixel_size_nm)
     if not is_calibrated and lattice.n_reflections:
         # The spectrum's ring was good to a per cent; now the lattice itself is the ruler.
         correction = LATTICE_NM / (lattice.px * fine_nm)
@@ -159,18 +159,17 @@ def analyse_frame(
     )
 
 
-def _require_fit(frame: Frame, lattice: LatticeParameter, *, pixel_size_nm: float) -> None:
+def _require_fit(frame: Frame, *, pixel_size_nm: float) -> None:
     """Refuse a calibration with which atoms would be sought at the scale of something else.
 
-    The first ring must be where the calibration puts it, or not be seen at all; where the second
-    lies in its place, the pixels are taken for √3 times as large as they are.
+    Asked where no reflection lies where the calibration puts it. A ring √3 times too far out is the
+    lattice's second: in contaminated frames the first may drown.
     """
     scale = find_lattice_scale(frame)
     if scale is None:
         return
     ratio = scale.pixel_size_nm / pixel_size_nm
-    is_second = abs(3**0.5 * ratio - 1.0) < _RING_TOLERANCE
-    if is_second or (not lattice.n_reflections and abs(ratio - 1.0) > _RING_TOLERANCE):
+    if min(abs(ratio - 1.0), abs(ratio / 3**0.5 - 1.0)) > _RING_TOLERANCE:
         raise ValueError(
             f"pixel size must fit the lattice parameter of {LATTICE_NM} nm, got "
             f"{pixel_size_nm:.4f} nm, and by the lattice it is {scale.pixel_size_nm:.4f}"

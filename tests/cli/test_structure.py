@@ -79,9 +79,9 @@ def test_a_calibration_that_is_off_is_doubted(archive: Path) -> None:
 
 
 def test_a_calibration_that_is_wrong_is_refused_with_the_right_one(archive: Path) -> None:
-    command = ["analyse", str(archive), "--best", "1", "--pixel-size-nm", "0.05"]
+    command = ["analyse", str(archive), "--best", "1", "--pixel-size-nm", "0.042"]
     result = CliRunner().invoke(app, command, catch_exceptions=False)
-    assert "got 0.0500 nm, and by the lattice it is 0.030" in result.stderr
+    assert "got 0.0420 nm, and by the lattice it is 0.030" in result.stderr
     assert "1 frames, 0 atoms" in result.stdout
 
 
