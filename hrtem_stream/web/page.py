@@ -237,13 +237,15 @@ class Page:
 
     def _show_badge(self) -> None:
         is_frozen = self._frozen is not None
-        word = "FROZEN, saving goes on" if is_frozen else "LIVE"
+        word = "FROZEN, saving goes on" if is_frozen else "LIVE" if self._row is not None else ""
         if self._watch.has_ended:
             word = "ended"
         elif self._watch.gauges.paused_s is not None:
             word = "SAVING PAUSED"
         self._viewer.badge.set_text(word)
-        self._viewer.badge.classes(replace=f"h-badge {'frozen' if word != 'LIVE' else ''}")
+        self._viewer.badge.classes(
+            replace=f"h-badge {'frozen' if word not in ('LIVE', '') else ''}"
+        )
         self._freeze_button.set_text("Live view" if is_frozen else "Freeze view")
 
     def _farewell(self) -> str:

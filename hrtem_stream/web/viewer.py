@@ -72,6 +72,7 @@ class Viewer:
         if self._shown == (view.series_id, row):
             return
         self._shown = (view.series_id, row)
+        self._show_inset()
         self._asked_s = time.monotonic()
         place = f"{view.series_id}/{row}"
         _set(self._frame, src=f"/{self._kind}/{place}.jpg", alt=text)
@@ -103,8 +104,11 @@ class Viewer:
         look = self._look
         self._mask.style(f"opacity: {look.opacity if look.has_overlay else 0:.2f}")
         self._bonds.set_visibility(self._has_bonds and look.has_bonds)
-        self._inset.set_visibility(look.has_spectrum)
+        self._show_inset()
         self.show_spectrum()
+
+    def _show_inset(self) -> None:
+        self._inset.set_visibility(self._look.has_spectrum and self._shown is not None)
 
     def _note_loaded(self) -> None:
         self._asked_s = None
@@ -128,11 +132,13 @@ class Viewer:
         if not size_nm or shape is None:
             self._bar.set_visibility(bool(status) and not size_nm)
             self._bar.set_text("no pixel size")
+            self._bar.classes(add="none")  # a line would be read as a length
             self._ring.set_visibility(False)
             self._ring_text.set_text("")
             return
         length, share = scale_bar(shape[1], pixel_size_nm=size_nm)
         self._bar.set_visibility(True)
+        self._bar.classes(remove="none")
         self._bar.set_text(f"{length:g} nm")
         self._bar.style(f"width: {share:.2%}")
         radii = ring_radii(shape, pixel_size_nm=size_nm, working_side=still.thumbnail.shape[0])
