@@ -77,8 +77,8 @@ def train(
     real, simulated : sequence of Example
         Frames to learn from; either may be empty, not both.
     checkpoint : path
-        A file, rewritten at each report. Metrics go line by line to the same name with the
-        suffix `.jsonl`.
+        A file, rewritten at each report; its folder is made if need be. Metrics go line by line to
+        the same name with the suffix `.jsonl`.
     start : nn.Module, optional
         Begin with this network's weights, as trained on simulated frames; else at random.
     device : str
@@ -102,6 +102,7 @@ def train(
     """
     if not real and not simulated:
         raise ValueError("real or simulated must hold frames, got none")
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     network = build(recipe.network)
     if start is not None:

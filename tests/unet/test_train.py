@@ -49,6 +49,12 @@ def test_the_same_seed_gives_the_same_network(tmp_path: Path) -> None:
         torch.testing.assert_close(a, b)
 
 
+def test_the_folder_of_a_new_run_is_made(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "runs" / "mine" / "a.pt"
+    trained(replace(RECIPE, n_views=4), checkpoint)
+    assert checkpoint.exists()
+
+
 def test_a_stopped_training_ends_where_it_would_have(tmp_path: Path) -> None:
     class StopError(Exception):
         pass
