@@ -144,14 +144,14 @@ class UNetSegmenter:
         Raises
         ------
         SegmenterError
-            If torch fails, memory is short even for one image, or the output is not finite.
+            If the engine fails, memory is short even for one image, or the output is not finite.
         """
         while True:
             try:
                 result = self._segment_in_parts(images, self._batch)
             except torch.cuda.OutOfMemoryError:
                 pass  # the error holds what was computed; it must be gone before memory is freed
-            except RuntimeError as error:
+            except (RuntimeError, ValueError, MemoryError) as error:
                 raise SegmenterError(f"{self.device}: {error}", "device") from error
             else:
                 self._grow()

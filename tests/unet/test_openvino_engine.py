@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -112,6 +113,14 @@ def test_loading_the_engine_tells_nobody() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "False"
+
+
+def test_an_engine_that_cannot_begin_is_no_reason_to_die(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = types.ModuleType("openvino")  # without Core, as if half installed
+    monkeypatch.setitem(sys.modules, "openvino", broken)
+    with pytest.raises(SegmenterError, match="OpenVINO cannot be used") as caught:
+        OpenVinoNetwork(load_checkpoint(shipped_weights())[0], precision=torch.float32)
+    assert caught.value.reason == "device"
 
 
 def test_without_openvino_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
