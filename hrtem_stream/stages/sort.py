@@ -456,11 +456,12 @@ class Sort:
     def _archive_frames(self, frames: list[tuple[SegmentedFrame, Encoded]]) -> None:
         new = self._series.numbered(frames)
         self._meter.duplicates.inc(len(frames) - len(new))
-        images = [n for n, (frame, _) in enumerate(new) if _is_image(frame)]
-        if images and self._series.is_placeholder_for(new[images[0]][0].header):
-            self._append(new[: images[0]])
-            self._series.replace_placeholder(new[images[0]][0])
-            new = new[images[0] :]
+        for n, (frame, _) in enumerate(new):
+            if _is_image(frame) and self._series.is_placeholder_for(frame.header):
+                self._append(new[:n])
+                self._series.replace_placeholder(frame)
+                new = new[n:]
+                break
         self._append(new)
 
     def _append(self, new: list[tuple[SegmentedFrame, Encoded]]) -> None:

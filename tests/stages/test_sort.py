@@ -111,7 +111,8 @@ class Bench:
     def frame(self, row: int, **changes: Any) -> SegmentedFrame:
         """Log a frame and give its message."""
         shape = changes.pop("shape", (128, 128))
-        pixels = np.random.default_rng(row).poisson(200, shape).astype(np.uint16)
+        dtype = changes.pop("dtype", "<u2")
+        pixels = np.random.default_rng(row).poisson(200, shape).astype(dtype)
         if shape[1] == 0:
             pixels = np.zeros(shape[0], np.uint8)
         record = self.log.append(1, b"", b"", pixels)
@@ -230,6 +231,16 @@ def test_the_first_image_gives_the_shape_even_if_a_torn_frame_comes_before_it(
         assert archive.shape == (128, 128)
         assert archive.set_aside(0).payload == bytes(100)
         assert archive.scores["fault"].tolist()[0] == "payload is short"
+
+
+def test_an_image_of_one_pixel_does_not_set_those_after_it_aside(bench: Bench) -> None:
+    torn = bench.frame(0, shape=(100, 0), fault="payload is short")
+    bench.send(bench.start(), torn, bench.frame(1, shape=(1, 1), dtype="|u1"), bench.frame(2))
+    bench.send(bench.end(3))
+    bench.turn_until(lambda: len(list(bench.folder.glob("s*.nxs"))) == 2)
+    with open_archive(bench.folder / "s-2.nxs") as archive:
+        assert archive.shape == (128, 128)
+        assert archive.scores["sequence"].tolist() == [2]
 
 
 def test_images_of_one_pixel_lie_in_one_file(bench: Bench) -> None:
