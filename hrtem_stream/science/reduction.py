@@ -21,6 +21,8 @@ Frame = NDArray[Any]
 WORKING_SHAPE = (256, 256)
 SATURATED_SHARE = 0.05
 """A frame is saturated above this share: a contrast-stretched PNG clips below one per cent."""
+MOST_IN_PAIRS = 32_768
+"""Rows of a block whose 16-bit pixels are summed two by two: more would overflow 32 bits."""
 _SATURATION_LEVELS = (2**12 - 1, 2**14 - 1)
 """Full scale of converters with fewer bits than the pixel type that carries them."""
 
@@ -60,7 +62,8 @@ def reduce_frame(frame: Frame, *, shape: tuple[int, int] = WORKING_SHAPE) -> NDA
     (rows, columns), (p, q) = native.shape, shape
     if rows % p == 0 and columns % q == 0:
         factors = rows // p, columns // q
-        if native.dtype == np.uint16 and factors[1] % 2 == 0 and native.ctypes.data % 4 == 0:
+        pairs = native.dtype == np.uint16 and factors[1] % 2 == 0 and factors[0] <= MOST_IN_PAIRS
+        if pairs and native.ctypes.data % 4 == 0:
             _average_pixel_pairs(native.view(np.uint32), factors[0], factors[1], reduced)
         else:
             sums = np.empty(columns, _accumulator(native.dtype, factors[0] * factors[1]))

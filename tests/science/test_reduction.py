@@ -61,6 +61,11 @@ def test_the_mean_is_kept(shape: tuple[int, int]) -> None:
     assert reduce_frame(frame).mean(dtype=np.float64) == pytest.approx(frame.mean(), rel=1e-6)
 
 
+def test_no_block_is_too_tall_for_its_sum() -> None:
+    frame = np.full((32_772, 2), 65_535, np.uint16)
+    assert reduce_frame(frame, shape=(1, 1)) == pytest.approx(65_535)
+
+
 def test_a_frame_of_the_working_size_comes_through_unchanged() -> None:
     frame = counts((256, 256), "u2")
     assert (reduce_frame(frame) == frame).all()
