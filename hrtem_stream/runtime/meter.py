@@ -48,7 +48,6 @@ class Meter:
         self.beat_s = time.monotonic()
         ProcessCollector(registry=self.registry)
         numbers = TallyCollector(stage)
-        self.registry.register(numbers)
         counter, gauge, histogram = numbers.tally, numbers.level, numbers.spread
         self.frames_received = counter("frames_received", "Frames taken in")
         self.frames_sent = counter("frames_sent", "Frames handed on")
@@ -95,6 +94,7 @@ class Meter:
             "frames_scaled", "Frames by where the size of their working image is from", "source"
         )
         self._faulty = counter("frames_faulty", "Frames archived raw, without analysis")
+        self.registry.register(numbers)  # which learns their names now
         build = Gauge("hrtem_build_info", "Version", ["version", "python"], registry=self.registry)
         build.labels(__version__, platform.python_version()).set(1)
 

@@ -129,6 +129,10 @@ class TallyCollector:
         self._numbers.append((name, text, label, made))
         return made
 
+    def describe(self) -> Iterator[Metric]:
+        """Name the numbers, so that a registry can be asked for some of them."""
+        return self.collect()
+
     def collect(self) -> Iterator[Metric]:
         """Give each number as it is now."""
         for name, text, label, number in self._numbers:

@@ -33,3 +33,11 @@ def test_numbers_are_told_as_the_client_of_prometheus_tells_them() -> None:
         lost.inc(reason, n_frames)
         also_lost.labels("sort", reason).inc(n_frames)
     assert _told(ours) == _told(theirs)
+
+
+def test_a_registry_can_be_asked_for_some_numbers() -> None:
+    registry, numbers = CollectorRegistry(), TallyCollector("sort")
+    numbers.tallies("lost", "Lost", "reason").inc("log full")
+    registry.register(numbers)
+    told = generate_latest(registry.restricted_registry(["hrtem_lost_total"])).decode()
+    assert 'hrtem_lost_total{reason="log full",stage="sort"} 1.0' in told
