@@ -56,4 +56,8 @@ def is_supervised(runtime: Path) -> bool:
         return False
     except (OSError, ValueError):
         return True
-    return Path(f"/proc/{pid}").exists()
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"  # killed, and not yet reaped by its parent
