@@ -194,7 +194,7 @@ def _submit(client: Any, blocks: Iterator[Block]) -> Iterator[tuple[Block, Done]
             if isinstance(error, CancelledError):
                 raise error
             done = future.result() if error is None else None
-        except CancelledError:
+        except (CancelledError, OSError):
             raise HrtemError(SCHEDULER_GONE) from None
         if done is not None:
             yield block, done
