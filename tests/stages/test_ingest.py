@@ -117,6 +117,20 @@ def test_every_item_of_the_feed_becomes_a_record_in_its_order(tmp_path: Path) ->
     assert len([parts for parts in wires.sent if len(bytes(parts[2])) > 0]) == 4
 
 
+def test_an_acknowledgement_is_heard_while_the_feed_never_pauses(tmp_path: Path) -> None:
+    now_s = [0.0]
+    feed = Feed([_frame(sequence) for sequence in range(100)])
+    ingest, wires = _ingest(tmp_path, feed, clock=lambda: now_s[0])
+    _turn(ingest, 20)
+    wires.states.append(Acknowledgement(log_id=1, incarnation=1, base=0, held=b"", horizon={}))
+    _turn(ingest, 5)
+    assert wires.states, "it was asked for at each turn"
+    now_s[0] = 0.002
+    ingest.turn()
+    assert not wires.states
+    assert feed.items
+
+
 def test_a_late_end_of_the_series_before_does_not_end_the_present_one(tmp_path: Path) -> None:
     items = [
         SeriesStart(series="a"), _frame(0), SeriesStart(series="b"), _frame(0), _frame(1),
