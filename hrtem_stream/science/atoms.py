@@ -12,7 +12,7 @@ their boundaries come through alike. The lens may turn the contrast of either ri
 atoms of a hexagon are bright where the cube of I_1 has a negative mean (the middle of a ring, dark,
 is the rarer and stronger extreme) and where I_2 goes with I_1²: s_1 and s_2 make it so. The second
 ring sharpens atoms, but not even a perfect one tells them from the middles of the rings; so where
-it is stronger than 0.7 of the first, it counts as 0.7.
+it is stronger than the first, it counts as much as that.
 """
 
 from __future__ import annotations
