@@ -177,6 +177,7 @@ def _run_normalise(
         camera=make_camera(settings),
         passes_pixels=settings.frame_log.pixels_to == "sort",
         scaling=make_scaling(settings.normalise),
+        follow_log=reader.follow,
     )
     _run_between(
         settings, stage, index, meter, heart, stop, take="frames", give="normalised",
@@ -284,6 +285,7 @@ def _run_sort(
     )
     from hrtem_stream.transport.summaries import SUMMARY_TOPIC
 
+    reader = FrameLogReader(settings.frame_log_path)
     context, guard = make_context(), make_guard(settings)
     high_water = 4 * settings.ingest.window + 64
     acknowledge = Publisher(
@@ -305,7 +307,8 @@ def _run_sort(
             closed=settings.runtime_directory / "closed",
             working_size=settings.normalise.working_size,
         ),
-        reader=FrameLogReader(settings.frame_log_path),
+        reader=reader,
+        follow_log=reader.follow,
         inbox=inbox,
         acknowledge=acknowledge,
         tell=tell,

@@ -97,6 +97,7 @@ class Runner(Generic[Taken, Given]):
         self._patience_s = patience_s
         self._leave_within_s = leave_within_s
         self._clock_ns = clock_ns
+        self._log_id = -1
         self._is_last_marked = False
         self._quiet_since_s = time.monotonic()
         self._stopped_s = math.inf
@@ -160,6 +161,8 @@ class Runner(Generic[Taken, Given]):
             return None
 
     def _work(self, messages: list[Any]) -> None:
+        for message in messages:
+            self._follow_log(message.delivery.log_id)
         frames = [m for m in messages if not isinstance(m, Mark | ControlRecord)]
         self._meter.frames_received.inc(len(frames))
         self._meter.in_progress_frames.set(len(frames))
@@ -172,6 +175,12 @@ class Runner(Generic[Taken, Given]):
             elif message.delivery.pub in results:
                 self._send(results[message.delivery.pub])
         self._meter.in_progress_frames.set(0)
+
+    def _follow_log(self, log_id: int) -> None:
+        """Make ready for a new log: no frame is sent before its first mark has come back."""
+        if log_id != self._log_id:
+            self._log_id = log_id
+            self._stage.follow_log(log_id)
 
     def _signed(self, mark: Mark) -> Mark:
         """Let a mark tell that it passed here."""

@@ -26,5 +26,8 @@ class Stage(ABC, Generic[Taken, Given]):
     def warm_up(self) -> None:
         """Load and compile what the first frame needs, before the stage subscribes."""
 
+    def follow_log(self, log_id: int) -> None:
+        """Make ready for the frames of a log, before the first of them comes."""
+
     def flush(self) -> None:
         """Finish what is held back, at the end."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -66,6 +66,8 @@ class Normalise(Stage[RawFrame, NormalisedFrame]):
         Whether pixels that came in the message go on in it, for a `sort` on another host.
     scaling
         Chooses the size of the working image of a frame; None: always as published.
+    follow_log
+        Has the reader open a log, by its identity.
     """
 
     name = "normalise"
@@ -78,12 +80,14 @@ class Normalise(Stage[RawFrame, NormalisedFrame]):
         camera: Camera | None = None,
         passes_pixels: bool = False,
         scaling: Scaling | None = None,
+        follow_log: Callable[[int], None] = lambda log_id: None,
     ) -> None:
         self._reader = reader
         self._camera = camera or CorrectedCamera()
         self._passes_pixels = passes_pixels
         self._shape = (working_size, working_size)
         self._scaling = scaling or partial(resized, size=working_size)
+        self._follow_log = follow_log
         self._known: _KnownScale | None = None
 
     def warm_up(self) -> None:
@@ -96,11 +100,17 @@ class Normalise(Stage[RawFrame, NormalisedFrame]):
             self._scaling(frame, 0.0)
             normalise_frame(frame, shape=self._shape)
         # A lattice with a hole beside, so that the search for vacuum runs to its end as well.
-        rows, columns = np.indices(noise.shape)
-        wave = np.cos(0.8 * rows) * np.cos(0.5 * columns)
-        contrast = np.where(columns < 3 * noise.shape[1] // 4, 0.2 * wave, 0.0)
+        rows, columns = np.indices((4 * self._shape[0], 4 * self._shape[1]))
+        wave = np.cos(0.4 * rows) * np.cos(0.25 * columns)
+        contrast = np.where(columns < 3 * columns.shape[1] // 4, 0.2 * wave, 0.0)
         lattice = rng.poisson(2000.0 * (1.0 + contrast)).astype(np.uint16)
+        lattice.flags.writeable = False
+        self._scaling(lattice, 0.0)
         thumbnail(normalise_frame(lattice, shape=self._shape).image)
+
+    def follow_log(self, log_id: int) -> None:
+        """Have the log opened: to map its pages takes as long as a dozen frames."""
+        self._follow_log(log_id)
 
     def process(self, batch: Sequence[RawFrame]) -> list[NormalisedFrame]:
         """Normalise each frame; one that cannot be analysed gets its fault in the header.

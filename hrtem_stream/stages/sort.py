@@ -122,6 +122,8 @@ class Sort:
         A flush follows after so many frames, or so long, or when no frame is being encoded.
     full_disk_wait_s
         How long a full disk is waited for.
+    follow_log
+        Has the reader open a log, by its identity.
     """
 
     name = "sort"
@@ -142,6 +144,7 @@ class Sort:
         flush_s: float,
         n_threads: int,
         full_disk_wait_s: float,
+        follow_log: Callable[[int], None] = lambda log_id: None,
         clock: Callable[[], float] = time.monotonic,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -156,6 +159,7 @@ class Sort:
         self._flush_frames = max(1, min(flush_frames, window // 4))
         self._flush_s = flush_s
         self._full_disk_wait_s = full_disk_wait_s
+        self._open_log = follow_log
         self._clock = clock
         self._clock_ns = clock_ns
         self._receipt = Receipt(incarnation=secrets.randbits(63))
@@ -280,6 +284,7 @@ class Sort:
             self._held.clear()
             self._series.seal("the frame log was replaced")
         self._receipt.begin_log(message.delivery)
+        self._open_log(message.delivery.log_id)
 
     def _hold_frame(self, frame: SegmentedFrame) -> None:
         self._meter.frames_received.inc()

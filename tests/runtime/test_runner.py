@@ -68,7 +68,11 @@ class Echo(Stage[RawFrame, RawFrame]):
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
         self.passed_on: list[int] = []
+        self.logs: list[int] = []
         self.overwritten: set[int] = set()
+
+    def follow_log(self, log_id: int) -> None:
+        self.logs.append(log_id)
 
     def process(self, batch: Sequence[RawFrame]) -> list[RawFrame]:
         ordinals = [frame.delivery.ordinal for frame in batch]
@@ -124,6 +128,14 @@ def _run(
     )  # fmt: skip
     runner.run()
     return stage, outbox.sent, meter
+
+
+def test_a_stage_makes_ready_for_a_log_when_its_first_mark_comes(tmp_path: Path) -> None:
+    mark = Mark(delivery=_delivery(-1, 100))
+    stage, _, _ = _run([mark, mark], tmp_path)
+    assert (stage.logs, stage.batches) == ([1], [])
+    _run([mark, _frame(0), mark], tmp_path, stage=stage)
+    assert (stage.logs, stage.batches) == ([1, 1], [[0]])
 
 
 def test_marks_and_records_keep_their_place_among_the_frames(tmp_path: Path) -> None:

@@ -39,6 +39,16 @@ def test_a_reader_sees_the_pixels_that_were_appended(tmp_path: Path) -> None:
     assert record.digest == xxhash.xxh3_64_intdigest(_frame(7).tobytes())
 
 
+def test_a_log_that_is_followed_is_open_before_a_frame_asks_for_it(tmp_path: Path) -> None:
+    log = FrameLog.create(tmp_path / "log", 1 << 20)
+    record = _append(log, 7)
+    reader = FrameLogReader(tmp_path / "log")
+    assert not reader.still_there(record.ordinal, record.offset)
+    reader.follow(log.log_id)
+    assert reader.still_there(record.ordinal, record.offset)
+    FrameLogReader(tmp_path / "no log on this host").follow(log.log_id)
+
+
 def test_ordinals_are_dense_and_go_on_after_a_restart(tmp_path: Path) -> None:
     log = FrameLog.create(tmp_path / "log", 1 << 20)
     ordinals = [_append(log, value).ordinal for value in range(5)]
