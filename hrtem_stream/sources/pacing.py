@@ -35,7 +35,10 @@ class Unpaced:
 
 
 class SteadyPace:
-    """Frames are due at a fixed rate."""
+    """Frames are due at a fixed rate, from the first that is given on.
+
+    How long that one waited until somebody could take it is not caught up.
+    """
 
     def __init__(
         self,
@@ -50,6 +53,7 @@ class SteadyPace:
         self._clock = clock
         self._sleep = sleep
         self._due_s = clock()
+        self._has_begun = False
 
     def wait(self, acquired_ns: int, *, timeout_s: float) -> bool:
         """Wait until the next frame is due, at most `timeout_s`; say whether it is."""
@@ -57,7 +61,9 @@ class SteadyPace:
 
     def advance(self) -> None:
         """Set the next frame one period later."""
-        self._due_s = max(self._due_s, self._clock() - _MAX_LAG_S) + self._period_s
+        lag_s = _MAX_LAG_S if self._has_begun else 0.0
+        self._has_begun = True
+        self._due_s = max(self._due_s, self._clock() - lag_s) + self._period_s
 
 
 class RecordedPace:

@@ -41,18 +41,29 @@ def test_a_frame_not_due_in_time_is_waited_for_no_longer() -> None:
 def test_a_short_delay_is_made_up_for_and_a_long_one_is_not() -> None:
     clock = Clock()
     pace = SteadyPace(10, clock=clock, sleep=clock.sleep)
+    pace.advance()
     clock.now_s += 0.5
     n_at_once = 0
     while pace.wait(0, timeout_s=0):
         pace.advance()
         n_at_once += 1
-    assert n_at_once == 6
+    assert n_at_once == 5
     clock.now_s += 3600
     n_at_once = 0
     while pace.wait(0, timeout_s=0):
         pace.advance()
         n_at_once += 1
     assert n_at_once <= 11
+
+
+def test_the_time_until_somebody_takes_the_first_frame_is_not_caught_up() -> None:
+    clock = Clock()
+    pace = SteadyPace(10, clock=clock, sleep=clock.sleep)
+    clock.now_s += 0.5
+    assert pace.wait(0, timeout_s=0)
+    pace.advance()
+    assert not pace.wait(0, timeout_s=0.05)
+    assert pace.wait(0, timeout_s=0.1)
 
 
 def test_recorded_frames_are_as_far_apart_as_they_were() -> None:
