@@ -160,6 +160,7 @@ def _size_panel(panel: Any, found: dict[str, Any]) -> None:
     panel.loglog(found["sides"], megabytes, "s-", label="MB/s")
     panel.set(title="throughput, as fast as it goes", xlabel="side of a frame in pixels")
     panel.set_xticks(found["sides"], [str(side) for side in found["sides"]])
+    panel.set_xticks([], minor=True)
     panel.legend()
 
 
