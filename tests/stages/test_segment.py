@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from hrtem_stream.errors import SegmenterError
-from hrtem_stream.stages.fallback import Masks, WithFallback
+from hrtem_stream.stages.fallback import BraggSegmenter, Masks, WithFallback
 from hrtem_stream.stages.segment import Segment
 from tests.stages.frames import SHAPE, normalised
 
@@ -156,6 +156,20 @@ def test_a_method_is_not_compared_with_itself() -> None:
     unet.error = SegmenterError("broken")
     (result,) = _stage(both, agreement_share=1.0).process([normalised(0)])
     assert np.isnan(result.agreement)
+
+
+def test_a_filter_takes_every_step_while_it_is_warmed_up() -> None:
+    """On noise it finds no lattice and stops; the rest was then loaded for the first frame."""
+    covered = []
+
+    class Watched(BraggSegmenter):
+        def segment(self, images: NDArray[np.float32]) -> Masks:
+            masks = super().segment(images)
+            covered.append(float(masks.amorphous.mean()))
+            return masks
+
+    Segment(WithFallback(Watched(), fallback=Watched()), working_size=256).warm_up()
+    assert covered == [pytest.approx(0.5, abs=0.1)] * 2
 
 
 def test_every_result_is_noted() -> None:
