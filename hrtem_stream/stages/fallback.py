@@ -107,6 +107,8 @@ class WithFallback:
         self._back_off_s = 0.0
         self._again_at_s = 0.0
         self._reason = ""
+        self._fallback_method = ""
+        """As it called itself last."""
 
     def segment(self, images: NDArray[np.float32], *, age_s: float = 0.0) -> MasksLike:
         """Segment a batch whose oldest frame is `age_s` seconds old."""
@@ -127,8 +129,13 @@ class WithFallback:
     def compare(
         self, images: NDArray[np.float32], amorphous: NDArray[np.bool_], method: str
     ) -> NDArray[np.float32]:
-        """Give the share of pixels (B,) on which the fallback agrees with a method."""
-        other = self._fallback.segment(images)
+        """Give the share of pixels (B,) on which the fallback agrees with a method.
+
+        With itself it is not compared: NaN.
+        """
+        if method == self._fallback_method:
+            return np.full(len(images), np.nan, np.float32)
+        other = self._fall_back(images)
         if other.method == method:
             return np.full(len(images), np.nan, np.float32)
         agreement: NDArray[np.float32] = np.mean(
@@ -138,7 +145,7 @@ class WithFallback:
 
     def warm_up(self, images: NDArray[np.float32]) -> None:
         """Run both once; a choice that fails already is noted."""
-        self._fallback.segment(images)
+        self._fall_back(images)
         self.segment(images)
 
     def _fail(self, error: SegmenterError) -> None:
@@ -152,4 +159,9 @@ class WithFallback:
 
     def _take_over(self, images: NDArray[np.float32], reason: str) -> MasksLike:
         self._note_switch(reason)
-        return self._fallback.segment(images)
+        return self._fall_back(images)
+
+    def _fall_back(self, images: NDArray[np.float32]) -> MasksLike:
+        masks = self._fallback.segment(images)
+        self._fallback_method = masks.method
+        return masks

@@ -152,10 +152,11 @@ def test_the_agreement_of_both_methods_is_measured_on_a_share_of_the_frames() ->
 
 
 def test_a_method_is_not_compared_with_itself() -> None:
-    unet, _, _, _, both = _pair()
+    unet, bragg, _, _, both = _pair()
     unet.error = SegmenterError("broken")
     (result,) = _stage(both, agreement_share=1.0).process([normalised(0)])
     assert np.isnan(result.agreement)
+    assert bragg.n_calls == 1
 
 
 def test_a_filter_takes_every_step_while_it_is_warmed_up() -> None:
