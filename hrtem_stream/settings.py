@@ -289,8 +289,9 @@ class SegmentSettings(Table):
     """auto: the U-Net where it is installed and keeps up, else the Bragg filter."""
     batch_frames: int = Field(8, ge=1, le=256)
     """Frames segmented at once."""
-    batch_wait_s: float = Field(0.002, ge=0, le=1)
-    """How long a batch waits to fill, in seconds."""
+    batch_wait_s: float = Field(0.0, ge=0, le=1)
+    """How long a batch waits to fill, in seconds: every frame is so much later. Whoever is busy
+    finds the next batch waiting in any case."""
     engine: Literal["auto", "torch", "openvino"] = "auto"
     """What calculates the U-Net. auto: torch on a GPU; on a processor OpenVINO where it is
     installed, else torch. openvino: on the processor even where there is a GPU."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hrtem_stream.errors import SettingsError
-from hrtem_stream.settings import known_keys, load_settings, origins, settings_from_json
+from hrtem_stream.settings import Settings, known_keys, load_settings, origins, settings_from_json
 
 CONFIG = Path(__file__).parents[1] / "config"
 
@@ -107,6 +107,10 @@ def test_settings_survive_json_whatever_the_environment_says(
 @pytest.mark.parametrize("name", ["laptop.toml", "live.toml"])
 def test_the_shipped_settings_are_valid(name: str) -> None:
     load_settings(CONFIG / name)
+
+
+def test_no_frame_waits_for_others_unless_it_is_asked_for() -> None:
+    assert Settings().segment.batch_wait_s == 0.0
 
 
 def test_every_setting_has_a_docstring() -> None:
