@@ -56,7 +56,7 @@ class Column:
     """
 
     def __init__(self, dataset: h5py.Dataset, *, digest: xxhash.xxh3_64 | None = None) -> None:
-        self._digest = digest
+        self.digest = digest
         self._id = dataset.id
         self._name = dataset.name
         self._trailing: tuple[int, ...] = dataset.shape[1:]
@@ -76,8 +76,8 @@ class Column:
 
     def extend(self, rows: NDArray[Any]) -> None:
         """Append rows."""
-        if self._digest is not None and rows.size:
-            self._digest.update(_bytes_of(rows.astype(self._tail.dtype, copy=False)))
+        if self.digest is not None and rows.size:
+            self.digest.update(_bytes_of(rows.astype(self._tail.dtype, copy=False)))
         done = 0
         while done < len(rows):
             at = self.n % self._rows
@@ -105,10 +105,10 @@ class Column:
             self._take_digest(h5py.Dataset(self._id))
 
     def _take_digest(self, dataset: h5py.Dataset) -> None:
-        if self._digest is not None:
-            self._digest.reset()
+        if self.digest is not None:
+            self.digest.reset()
             for first in range(0, self.n, BLOCK_ROWS):
-                self._digest.update(_bytes_of(dataset[first : min(first + BLOCK_ROWS, self.n)]))
+                self.digest.update(_bytes_of(dataset[first : min(first + BLOCK_ROWS, self.n)]))
 
     def _load_tail(self, dataset: h5py.Dataset) -> None:
         at = self.n % self._rows

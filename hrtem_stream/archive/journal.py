@@ -7,6 +7,8 @@ the held pages to a journal beside the file, then into the file, then clears the
 Whenever the process dies, the file, or the file with its journal applied, is exactly what was
 committed last; all other bytes lie behind the end that the file states for itself.
 
+A file may be begun in memory, before it is known where it will lie; placing it is no commit.
+
 The class is what h5py calls a file object: seek, tell, read, readinto, write, truncate, flush.
 """
 
@@ -40,14 +42,14 @@ def journal_path(path: Path) -> Path:
 
 
 class JournalledFile:
-    """A file with commits; made by `create`, `reopen` or `for_reading`.
+    """A file with commits; made by `create`, `in_memory`, `reopen` or `for_reading`.
 
     Parameters
     ----------
     path
         The file.
     descriptor, journal
-        Open file descriptors; -1 for the journal of a file that is only read.
+        Open file descriptors; -1 for the journal of a file that is only read, or lies in memory.
     size
         End of the file as HDF5 sees it, in bytes; the file may be longer.
     pages
@@ -77,14 +79,47 @@ class JournalledFile:
         OSError
             If it cannot be created.
         """
-        journal = _locked_journal(path)
-        os.ftruncate(journal, 0)
+        file = cls.in_memory()
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
-        except OSError:
-            os.close(journal)
+            file.place(path)
+        except BaseException:
+            file.close()
             raise
-        return cls(path, descriptor=descriptor, journal=journal, size=0, pages={})
+        return file
+
+    @classmethod
+    def in_memory(cls) -> JournalledFile:
+        """Begin a file in memory, which `place` gives its path before it can be committed."""
+        descriptor = os.memfd_create("archive")
+        return cls(Path(), descriptor=descriptor, journal=-1, size=0, pages={})
+
+    def place(self, path: Path) -> None:
+        """Give a file in memory its path, where it replaces what lies there.
+
+        Its first page, without which it is none that was begun, is held back for the commit.
+
+        Raises
+        ------
+        ArchiveError
+            If another process writes it.
+        OSError
+            If it cannot be created; then nothing is left there, and it goes on in memory.
+        """
+        with contextlib.ExitStack() as undo:
+            journal = _locked_journal(path)
+            undo.callback(os.close, journal)
+            os.ftruncate(journal, 0)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+            undo.callback(os.close, descriptor)
+            undo.callback(_unlink, path)
+            content = os.pread(self._descriptor, self._size, 0)
+            _write_all(descriptor, content[PAGE:], PAGE)
+            undo.pop_all()
+        os.close(self._descriptor)
+        self._path, self._descriptor, self._journal = path, descriptor, journal
+        self._committed = min(PAGE, _page_end(self._size))
+        if content:
+            self._pages[0] = bytearray(content[:PAGE].ljust(PAGE, b"\0"))
 
     @classmethod
     def reopen(cls, path: Path) -> JournalledFile:
@@ -331,8 +366,7 @@ def remove_stillborn(path: Path) -> bool:
     try:
         is_stillborn = not has_begun(path)
         if is_stillborn:
-            path.unlink()
-            journal_path(path).unlink(missing_ok=True)
+            _unlink(path)
     finally:
         os.close(journal)
     return is_stillborn
@@ -357,10 +391,14 @@ def remove_unfinished(path: Path) -> None:
     """
     journal = _locked_journal(path)
     try:
-        path.unlink(missing_ok=True)
-        journal_path(path).unlink(missing_ok=True)
+        _unlink(path)
     finally:
         os.close(journal)
+
+
+def _unlink(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    journal_path(path).unlink(missing_ok=True)
 
 
 def _stated_size(path: Path, first_page: bytes, n_bytes: int) -> int:

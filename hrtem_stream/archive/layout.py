@@ -40,6 +40,19 @@ TEXT_BYTES = 255
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CommonHeader:
+    """What is known of every archive of a session, before there is a series."""
+
+    provenance: dict[str, str]
+    working_shape: tuple[int, int]
+    coefficients_shape: tuple[int, int]
+
+    def fields(self) -> dict[str, Any]:
+        """Give its fields, to be those of an `ArchiveHeader`."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ArchiveHeader:
     """What is known of an archive before its first frame; stored in it as JSON."""
 
@@ -57,6 +70,15 @@ class ArchiveHeader:
     """Row in the series of the first frame of this file."""
     working_shape: tuple[int, int]
     coefficients_shape: tuple[int, int]
+
+    @property
+    def common(self) -> CommonHeader:
+        """What it shares with those of other series."""
+        return CommonHeader(
+            provenance=self.provenance,
+            working_shape=self.working_shape,
+            coefficients_shape=self.coefficients_shape,
+        )
 
     def to_json(self) -> str:
         """Return all fields as JSON."""
@@ -130,19 +152,42 @@ TEXTS_PER_CHUNK = 128
 BYTES_PER_CHUNK = 1 << 16
 
 
-def lay_out(file: h5py.File, header: ArchiveHeader) -> None:
-    """Create all groups and empty datasets of an archive."""
+def lay_out(file: h5py.File, common: CommonHeader) -> None:
+    """Create what archives of all series have in common: groups, and nearly all datasets."""
     file.attrs["default"] = "entry"
     file.attrs["NX_class"] = "NXroot"
     entry = _group(file, "entry", "NXentry")
+    process = _group(entry, "process", "NXprocess")
+    process["program"] = "hrtem_stream"
+    for name, text in common.provenance.items():
+        process[printable(name).replace("/", "_")] = printable(text)
+    _lay_out_images(entry)
+    _lay_out_tables(entry, common)
+    _group(entry, "calibration", "NXcollection")
+    _group(entry, "feed", "NXcollection")
+    _lay_out_ledger(entry)
+
+
+def lay_out_series(file: h5py.File, header: ArchiveHeader) -> None:
+    """Add what depends on the series: what the feed says of it, and the datasets of its dtype."""
+    entry = file["entry"]
     entry["title"] = printable(header.start.series)
     if header.start.started_ns:
         entry["start_time"] = iso_time(header.start.started_ns)
-    _lay_out_process(entry, header)
-    _lay_out_images(entry, header)
-    _lay_out_tables(entry, header)
-    _lay_out_calibration(entry, header.start)
-    _lay_out_ledger(entry, header)
+    process = entry["process"]
+    process.attrs["header"] = header.to_json()
+    process.attrs["codec"] = header.codec
+    process.attrs["keep"] = header.keep
+    _add_image(entry["images"], header)
+    image_axes(entry["images"], header)
+    column(entry["runs"], "value", header.dtype, rows=RUNS_PER_CHUNK)
+    _describe_feed(entry, header.start)
+    ledger = entry["ledger"]
+    ledger.attrs["series_id"] = printable(header.start.series_id)
+    ledger.attrs["log_id"] = header.log_id
+    ledger.attrs["first_ordinal"] = header.ordinal
+    ledger.attrs["first_row"] = header.first_row
+    ledger.attrs["complete"] = False
 
 
 def iso_time(time_ns: int) -> str:
@@ -217,21 +262,16 @@ def _group(parent: h5py.Group, name: str, nx_class: str) -> h5py.Group:
     return group
 
 
-def _lay_out_process(entry: h5py.Group, header: ArchiveHeader) -> None:
-    process = _group(entry, "process", "NXprocess")
-    process["program"] = "hrtem_stream"
-    for name, text in header.provenance.items():
-        process[printable(name).replace("/", "_")] = printable(text)
-    process.attrs["header"] = header.to_json()
-    process.attrs["codec"] = header.codec
-    process.attrs["keep"] = header.keep
-
-
-def _lay_out_images(entry: h5py.Group, header: ArchiveHeader) -> None:
+def _lay_out_images(entry: h5py.Group) -> None:
     images = _group(entry, "images", "NXdata")
     images.attrs["signal"] = "image"
     images.attrs["axes"] = ["frame", "y", "x"]
     images.attrs["interpretation"] = "image"
+    frame = column(images, "frame", "<i8", rows=ROWS_PER_CHUNK)
+    frame.attrs["long_name"] = "row of the frame in the series"
+
+
+def _add_image(images: h5py.Group, header: ArchiveHeader) -> None:
     rows, N = chunk_shape(header.shape, dtype=np.dtype(header.dtype))
     plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     plist.set_chunk((1, rows, N))
@@ -248,12 +288,9 @@ def _lay_out_images(entry: h5py.Group, header: ArchiveHeader) -> None:
         if header.keep == "graphene"
         else "detector counts"
     )
-    frame = column(images, "frame", "<i8", rows=ROWS_PER_CHUNK)
-    frame.attrs["long_name"] = "row of the frame in the series"
-    image_axes(images, header)
 
 
-def _lay_out_tables(entry: h5py.Group, header: ArchiveHeader) -> None:
+def _lay_out_tables(entry: h5py.Group, common: CommonHeader) -> None:
     scores = _group(entry, "scores", "NXdata")
     scores.attrs["signal"] = "graphene_fraction"
     scores.attrs["axes"] = ["frame"]
@@ -270,12 +307,11 @@ def _lay_out_tables(entry: h5py.Group, header: ArchiveHeader) -> None:
     column(runs, "frame_offset", "<u8", rows=ROWS_PER_CHUNK)
     column(runs, "start", "<u4", rows=RUNS_PER_CHUNK)
     column(runs, "length", "<u4", rows=RUNS_PER_CHUNK)
-    column(runs, "value", header.dtype, rows=RUNS_PER_CHUNK)
 
-    P, Q = header.working_shape
+    P, Q = common.working_shape
     illumination = _group(entry, "illumination", "NXcollection")
     coefficients = column(
-        illumination, "coefficients", "<f4", rows=64, trailing=header.coefficients_shape
+        illumination, "coefficients", "<f4", rows=64, trailing=common.coefficients_shape
     )
     coefficients.attrs["units"] = "counts"
     coefficients.attrs["long_name"] = "Bézier coefficients of the illumination, per frame"
@@ -287,7 +323,7 @@ def _lay_out_tables(entry: h5py.Group, header: ArchiveHeader) -> None:
     for name in ("vacuum", "beam_off"):
         mask = _group(entry, name, BULK)
         bits = column(mask, "bits", "|u1", rows=1, trailing=(-(-P * Q // 8),))
-        bits.attrs["shape"] = header.working_shape
+        bits.attrs["shape"] = common.working_shape
         bits.attrs["long_name"] = "mask of the working image, packed, first pixel highest bit"
 
     aside = _group(entry, "set_aside", BULK)
@@ -299,8 +335,8 @@ def _lay_out_tables(entry: h5py.Group, header: ArchiveHeader) -> None:
     column(aside, "reason", f"text:{TEXT_BYTES}", rows=TEXTS_PER_CHUNK)
 
 
-def _lay_out_calibration(entry: h5py.Group, start: SeriesStart) -> None:
-    calibration = _group(entry, "calibration", "NXcollection")
+def _describe_feed(entry: h5py.Group, start: SeriesStart) -> None:
+    calibration, feed = entry["calibration"], entry["feed"]
     known = start.calibration
     for name, value, units in (
         ("pixel_size_nm", known.pixel_size_nm, "nm"),
@@ -311,20 +347,14 @@ def _lay_out_calibration(entry: h5py.Group, start: SeriesStart) -> None:
         if value is not None:
             calibration[name] = float(value)
             calibration[name].attrs["units"] = units
-    feed = _group(entry, "feed", "NXcollection")
     feed.attrs["kind"] = printable(start.feed)
     for name, text in start.metadata.items():
         # An attribute, whose name may hold a slash.
         feed.attrs[printable(name) or "unnamed"] = printable(text)
 
 
-def _lay_out_ledger(entry: h5py.Group, header: ArchiveHeader) -> None:
+def _lay_out_ledger(entry: h5py.Group) -> None:
     ledger = _group(entry, "ledger", "NXcollection")
-    ledger.attrs["series_id"] = printable(header.start.series_id)
-    ledger.attrs["log_id"] = header.log_id
-    ledger.attrs["first_ordinal"] = header.ordinal
-    ledger.attrs["first_row"] = header.first_row
-    ledger.attrs["complete"] = False
     declared = _group(ledger, "declared", BULK)
     column(declared, "first", "<i8", rows=ROWS_PER_CHUNK)
     column(declared, "n_frames", "<i8", rows=ROWS_PER_CHUNK)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hrtem_stream.archive.blank import BlankArchive
 from hrtem_stream.archive.encoding import SetAsideFrame
 from hrtem_stream.archive.layout import ArchiveHeader
 from hrtem_stream.archive.ledger import Ledger, Loss, lost_ranges
@@ -172,8 +173,9 @@ class SeriesArchive:
         header: ArchiveHeader,
         frames_per_file: int | None = None,
         overwrite: bool = False,
+        blank: BlankArchive | None = None,
     ) -> SeriesArchive:
-        """Begin the first file.
+        """Begin the first file, as `ArchiveWriter.create_from` does.
 
         Raises
         ------
@@ -186,7 +188,7 @@ class SeriesArchive:
             raise ValueError(f"frames_per_file must be at least 1, got {frames_per_file}")
         path = Path(path)
         first = file_path(path, 0, frames_per_file=frames_per_file)
-        writer = ArchiveWriter.create_from(first, header=header, overwrite=overwrite)
+        writer = ArchiveWriter.create_from(first, header=header, overwrite=overwrite, blank=blank)
         return cls(
             path,
             writer=writer,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -21,31 +21,62 @@ from hrtem_stream.messages import SegmentedFrame
 Row: TypeAlias = tuple[SegmentedFrame, EncodedFrame | SetAsideFrame]
 
 
+_OF_ONE_FRAME = (
+    "runs/start",
+    "runs/length",
+    "runs/value",
+    "illumination/coefficients",
+    "thumbnails/image",
+    "vacuum/bits",
+    "beam_off/bits",
+    "set_aside/bytes",
+)
+"""Their digests are taken frame by frame and stand among the scores, as `working_digest`."""
+_WHOLE = (
+    "images/frame",
+    *(f"scores/{field.name}" for field in SCORES),
+    "runs/frame_offset",
+    *(f"set_aside/{name}" for name in ("offset", "row", "shape", "dtype", "reason")),
+    *(f"ledger/declared/{name}" for name in ("first", "n_frames", "reason", "ordinal")),
+)
+
+
+OF_THE_SERIES = ("runs/value",)
+"""Those whose dtype is known with the series only."""
+COMMON = tuple(name for name in (*_WHOLE, *_OF_ONE_FRAME) if name not in OF_THE_SERIES)
+
+
+def open_columns(entry: h5py.Group, names: Iterable[str]) -> dict[str, Column]:
+    """Open tables of an archive, by name."""
+    return {
+        name: Column(entry[name], digest=xxhash.xxh3_64() if name in _WHOLE else None)
+        for name in names
+    }
+
+
 class Tables:
-    """All that is stored beside the images, one `Column` a dataset."""
+    """All that is stored beside the images, one `Column` a dataset.
 
-    def __init__(self, entry: h5py.Group, header: ArchiveHeader) -> None:
+    Parameters
+    ----------
+    columns
+        All of them, as `open_columns` gives them.
+    header
+        Of the archive.
+    """
+
+    def __init__(self, columns: Mapping[str, Column], header: ArchiveHeader) -> None:
         self._header = header
-        self._digests: dict[str, xxhash.xxh3_64] = {}
-
-        def checked(name: str) -> Column:
-            self._digests[name] = xxhash.xxh3_64()
-            return Column(entry[name], digest=self._digests[name])
-
-        self._frame = checked("images/frame")
-        self._scores = {field.name: checked(f"scores/{field.name}") for field in SCORES}
-        # What is of one frame has its digest among the scores: `working_digest`.
-        self._runs = {name: Column(entry["runs"][name]) for name in ("start", "length", "value")}
-        self._runs["frame_offset"] = checked("runs/frame_offset")
-        self._coefficients = Column(entry["illumination/coefficients"])
-        self._thumbnails = Column(entry["thumbnails/image"])
-        self._vacuum = Column(entry["vacuum/bits"])
-        self._beam_off = Column(entry["beam_off/bits"])
-        aside = ("offset", "row", "shape", "dtype", "reason")
-        self._aside = {name: checked(f"set_aside/{name}") for name in aside}
-        self._aside["bytes"] = Column(entry["set_aside/bytes"])
-        declared = ("first", "n_frames", "reason", "ordinal")
-        self._declared = {name: checked(f"ledger/declared/{name}") for name in declared}
+        self._whole = {name: columns[name] for name in _WHOLE}
+        self._frame = columns["images/frame"]
+        self._scores = _in_group("scores", columns)
+        self._runs = _in_group("runs", columns)
+        self._coefficients = columns["illumination/coefficients"]
+        self._thumbnails = columns["thumbnails/image"]
+        self._vacuum = columns["vacuum/bits"]
+        self._beam_off = columns["beam_off/bits"]
+        self._aside = _in_group("set_aside", columns)
+        self._declared = _in_group("ledger/declared", columns)
         self._by_frame = (
             self._frame,
             *self._scores.values(),
@@ -68,7 +99,11 @@ class Tables:
 
     def digests(self) -> dict[str, int]:
         """Return the digest of each table that holds one value a frame, a loss or a text."""
-        return {name: digest.intdigest() for name, digest in self._digests.items()}
+        return {
+            name: column.digest.intdigest()
+            for name, column in self._whole.items()
+            if column.digest is not None
+        }
 
     def begin(self) -> None:
         """Write the offsets of nothing."""
@@ -186,6 +221,15 @@ class Tables:
         self._vacuum.extend(vacuum)
         self._beam_off.extend(beam_off)
         self._scores["working_digest"].extend(digests)
+
+
+def _in_group(group: str, columns: Mapping[str, Column]) -> dict[str, Column]:
+    """Give the tables of a group by their names in it."""
+    return {
+        name.removeprefix(f"{group}/"): column
+        for name, column in columns.items()
+        if name.startswith(f"{group}/")
+    }
 
 
 @dataclass(frozen=True)

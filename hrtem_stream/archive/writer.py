@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from hrtem_stream.archive.blank import FAILURES, BlankArchive, give_up
 from hrtem_stream.archive.closing import (
     add_digests,
     add_ledger,
@@ -26,6 +27,7 @@ from hrtem_stream.archive.closing import (
     reopen,
 )
 from hrtem_stream.archive.codec import Codec
+from hrtem_stream.archive.column import Column
 from hrtem_stream.archive.encoding import (
     EncodedFrame,
     Keep,
@@ -38,16 +40,21 @@ from hrtem_stream.archive.journal import JournalledFile, journal_path
 from hrtem_stream.archive.layout import (
     LIBVER,
     ArchiveHeader,
-    lay_out,
+    lay_out_series,
     mark_default,
 )
 from hrtem_stream.archive.ledger import Ledger, Loss, lost_ranges
-from hrtem_stream.archive.tables import Row, Tables, scores_of, stored_bytes
+from hrtem_stream.archive.tables import (
+    COMMON,
+    OF_THE_SERIES,
+    Row,
+    Tables,
+    open_columns,
+    scores_of,
+    stored_bytes,
+)
 from hrtem_stream.errors import ArchiveError
 from hrtem_stream.messages import LossRange, SegmentedFrame, SeriesEnd, SeriesStart
-
-FAILURES = (OSError, RuntimeError, KeyError, ValueError)
-"""What h5py raises when the file below it fails."""
 
 RESERVE_BYTES = 4 << 20
 """Room asked for beside the pixels: the tables' chunks and HDF5's own pages."""
@@ -69,6 +76,8 @@ class ArchiveWriter:
         Name of the file once it is closed.
     journalled, file
         The file and h5py's view of it.
+    columns
+        All its tables.
     header
         As stored in the file.
     overwrite
@@ -81,6 +90,7 @@ class ArchiveWriter:
         *,
         journalled: JournalledFile,
         file: h5py.File,
+        columns: Mapping[str, Column],
         header: ArchiveHeader,
         overwrite: bool,
     ) -> None:
@@ -91,7 +101,7 @@ class ArchiveWriter:
         self._overwrite = overwrite
         entry = file["entry"]
         self._image = entry["images/image"].id
-        self._tables = Tables(entry, header)
+        self._tables = Tables(columns, header)
         self._n_rows = self._tables.n_rows
         self._n_committed = self._n_rows
         self._failure = ""
@@ -169,9 +179,19 @@ class ArchiveWriter:
 
     @classmethod
     def create_from(
-        cls, path: str | os.PathLike[str], *, header: ArchiveHeader, overwrite: bool = False
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        header: ArchiveHeader,
+        overwrite: bool = False,
+        blank: BlankArchive | None = None,
     ) -> ArchiveWriter:
         """Begin an archive with a header that is complete already.
+
+        Parameters
+        ----------
+        blank
+            Made before with the same `common`, and used up by this call; None: it is made now.
 
         Raises
         ------
@@ -183,21 +203,19 @@ class ArchiveWriter:
         for existing in (path, part):
             if existing.exists() and not overwrite:
                 raise ArchiveError(f"{existing} exists already and is not to be overwritten")
-        try:
-            journalled = JournalledFile.create(part)
-        except OSError as error:
-            raise ArchiveError(f"{part} cannot be created: {error.strerror}") from error
         with contextlib.ExitStack() as undo:
-            undo.callback(_remove, part)
-            undo.callback(journalled.close)
             try:
-                journalled.reserve(RESERVE_BYTES)
-                file = h5py.File(journalled, "w", libver=LIBVER)
-                undo.callback(_give_up, journalled, file)
-                lay_out(file, header)
+                blank = blank or BlankArchive(header.common)
+                undo.callback(blank.close)
+                blank.journalled.place(part)
+                undo.callback(_remove, part)
+                blank.journalled.reserve(RESERVE_BYTES)
+                lay_out_series(blank.file, header)
+                columns = blank.columns | open_columns(blank.file["entry"], OF_THE_SERIES)
                 writer = cls(
-                    path, journalled=journalled, file=file, header=header, overwrite=overwrite
-                )
+                    path, journalled=blank.journalled, file=blank.file, columns=columns,
+                    header=header, overwrite=overwrite,
+                )  # fmt: skip
                 writer._tables.begin()
                 writer._commit()
             except (*FAILURES, TypeError) as error:
@@ -232,14 +250,16 @@ class ArchiveWriter:
             undo.callback(journalled.discard)
             try:
                 file = h5py.File(journalled, "r+", libver=LIBVER)
-                undo.callback(_give_up, journalled, file)
+                undo.callback(give_up, journalled, file)
                 entry = file["entry"]
                 header = ArchiveHeader.from_json(entry["process"].attrs["header"])
                 reopen(entry)
-                Tables(entry, header).cut(entry["images/image"])
+                columns = open_columns(entry, (*COMMON, *OF_THE_SERIES))
+                Tables(columns, header).cut(entry["images/image"])
                 writer = cls(
-                    path, journalled=journalled, file=file, header=header, overwrite=overwrite
-                )
+                    path, journalled=journalled, file=file, columns=columns, header=header,
+                    overwrite=overwrite,
+                )  # fmt: skip
                 writer._commit()
             except (*FAILURES, TypeError) as error:
                 raise ArchiveError(f"{part} is damaged: {error}") from error
@@ -446,7 +466,7 @@ class ArchiveWriter:
     def abandon(self) -> None:
         """Let go of the file as it was committed last, for `resume` to take up."""
         if self._failure not in (CLOSED, ABANDONED):
-            _give_up(self._journalled, self._file)
+            give_up(self._journalled, self._file)
             self._journalled.close()
             self._failure = ABANDONED
 
@@ -509,13 +529,6 @@ class ArchiveWriter:
         self._file.close()
         self._journalled.commit()
         self._journalled.close()
-
-
-def _give_up(journalled: JournalledFile, file: h5py.File) -> None:
-    """Close h5py's view of a file without writing what was not committed."""
-    journalled.discard()
-    with contextlib.suppress(*FAILURES):
-        file.close()
 
 
 def _remove(part: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hrtem_stream.archive.blank import BlankArchive
 from hrtem_stream.archive.encoding import (
     EncodedFrame,
     FrameEncoder,
@@ -24,7 +25,7 @@ from hrtem_stream.archive.encoding import (
     set_aside,
 )
 from hrtem_stream.archive.journal import remove_stillborn
-from hrtem_stream.archive.layout import ArchiveHeader
+from hrtem_stream.archive.layout import ArchiveHeader, CommonHeader
 from hrtem_stream.archive.reader import open_archive
 from hrtem_stream.archive.recovery import reopen
 from hrtem_stream.archive.rotation import (
@@ -125,9 +126,14 @@ class SortedSeries:
         self.keep = archive.keep
         self._archive = archive
         self._frames_per_file = archive.frames_per_file or None
-        self._provenance = {"version": __version__, "settings": settings_json}
-        self._working_shape = (working_size, working_size)
         self._closed = closed
+        self._common = CommonHeader(
+            provenance={"version": __version__, "settings": settings_json},
+            working_shape=(working_size, working_size),
+            coefficients_shape=(DEGREE + 1, DEGREE + 1),
+        )
+        self._blanks: list[BlankArchive] = []
+        """At most one, for the next series."""
         self._open: dict[str, SeriesArchive] = {}
         self._done: dict[str, _Done] = {}
         """Series whose archives are closed."""
@@ -135,6 +141,16 @@ class SortedSeries:
     def is_known(self, series_id: str) -> bool:
         """Tell whether the archive of a series is open, or closed already."""
         return series_id in self._open or series_id in self._done
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether the next archive is laid out as far as it can be."""
+        return bool(self._blanks)
+
+    def prepare(self) -> None:
+        """Lay out what the next archive has in common with all, unless that is done."""
+        if not self._blanks:
+            self._blanks.append(BlankArchive(self._common))
 
     def resume(self, series: str, series_id: str) -> bool:
         """Take up the archive of a series that an earlier process began; tell if there is one.
@@ -225,9 +241,8 @@ class SortedSeries:
         """
         header = ArchiveHeader(
             start=start, shape=checked_shape(shape), dtype=checked_dtype(dtype).str,
-            codec=self.codec, keep=self.keep, provenance=self._provenance,
-            log_id=delivery.log_id, ordinal=delivery.ordinal, first_row=first_row,
-            working_shape=self._working_shape, coefficients_shape=(DEGREE + 1, DEGREE + 1),
+            codec=self.codec, keep=self.keep, log_id=delivery.log_id, ordinal=delivery.ordinal,
+            first_row=first_row, **self._common.fields(),
         )  # fmt: skip
         self._create(header)
 
@@ -329,6 +344,8 @@ class SortedSeries:
         for archive in self._open.values():
             archive.abandon()
         self._open.clear()
+        while self._blanks:
+            self._blanks.pop().close()
 
     def _candidates(self, series: str) -> Iterator[Path]:
         """Give the paths that a series may have, in order."""
@@ -363,6 +380,7 @@ class SortedSeries:
             header=header,
             frames_per_file=self._frames_per_file,
             overwrite=self._archive.overwrite,
+            blank=self._blanks.pop() if self._blanks else None,
         )
         self._open[header.start.series_id] = archive
         logger.info("series %s: archived in %s", series, path)
@@ -377,9 +395,8 @@ class SortedSeries:
         header = ArchiveHeader(
             start=SeriesStart(series=frame_header.series, series_id=frame_header.series_id),
             shape=checked_shape(shape), dtype=checked_dtype(dtype).str, codec=self.codec,
-            keep=self.keep, provenance=self._provenance, log_id=delivery.log_id,
-            ordinal=delivery.ordinal, first_row=frame_header.row,
-            working_shape=self._working_shape, coefficients_shape=(DEGREE + 1, DEGREE + 1),
+            keep=self.keep, log_id=delivery.log_id, ordinal=delivery.ordinal,
+            first_row=frame_header.row, **self._common.fields(),
         )  # fmt: skip
         logger.warning("series %s goes on in another file", frame_header.series)
         self._done.pop(frame_header.series_id, None)

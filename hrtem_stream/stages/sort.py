@@ -189,6 +189,7 @@ class Sort:
         try:
             # No mark comes back before, so no frame is sent that would wait for it.
             self._encoders.warm_up()
+            self._series.prepare()
             while not (self._stop.is_set and not self._held):
                 self.turn()
         finally:
@@ -225,6 +226,8 @@ class Sort:
                 break
             self._take(parts)
         settled = self._flush_if_due()
+        if not self._held and not self._series.open_ids:
+            self._series.prepare()
         now_s = self._clock()
         if settled or self._is_marked or now_s - self._told_s >= STATE_INTERVAL_S:
             self._send_state(now_s)

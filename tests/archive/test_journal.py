@@ -9,6 +9,7 @@ from hrtem_stream.archive.journal import (
     PAGE,
     SIGNATURE,
     JournalledFile,
+    has_begun,
     journal_path,
     remove_stillborn,
     remove_unfinished,
@@ -190,3 +191,59 @@ def test_an_unfinished_file_is_removed_unless_it_is_being_written(tmp_path):
     file.close()
     remove_unfinished(path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("n", [100, PAGE, 3 * PAGE + 5])
+def test_a_file_begun_in_memory_has_begun_when_it_is_committed(tmp_path, n):
+    path = tmp_path / "f"
+    path.write_bytes(bytes(10 * PAGE))
+    content = superblock(n) + bytes(range(48, 100)) + bytes(n - 100)
+    file = JournalledFile.in_memory()
+    put(file, 0, content)
+    file.place(path)
+    file.seek(0)
+    assert file.read(n) == content
+    assert not has_begun(path)
+    file.commit()
+    assert has_begun(path)
+    file.discard()
+    file.close()
+    again = JournalledFile.reopen(path)
+    assert again.read(n) == content
+    again.close()
+    assert path.read_bytes() == content
+
+
+def test_a_placed_file_whose_writer_is_killed_before_the_commit_is_stillborn(tmp_path):
+    path = tmp_path / "f"
+    file = JournalledFile.in_memory()
+    put(file, 0, superblock(2 * PAGE) + bytes(2 * PAGE - 48))
+    file.place(path)
+    put(file, 100, b"late")
+    file.discard()
+    file.close()
+    assert remove_stillborn(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_placed_goes_on_in_memory(tmp_path, monkeypatch):
+    path = tmp_path / "f"
+    file = JournalledFile.in_memory()
+    put(file, 0, superblock(2 * PAGE) + bytes(2 * PAGE - 48))
+
+    def is_full(descriptor, payload, offset):
+        raise OSError("full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", is_full)
+        with pytest.raises(OSError, match="full"):
+            file.place(path)
+    assert list(tmp_path.iterdir()) == []
+    other = JournalledFile.create(path)
+    with pytest.raises(ArchiveError, match="another process"):
+        file.place(path)
+    other.close()
+    file.place(path)
+    file.commit()
+    file.close()
+    assert has_begun(path)

@@ -168,6 +168,18 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     made.sort._threads.shutdown()
 
 
+def test_the_next_archive_is_laid_out_while_there_is_no_series(bench: Bench) -> None:
+    bench.sort.turn()
+    assert bench.sort._series.is_prepared
+    bench.send(bench.start(), bench.frame(0))
+    bench.turn_until(lambda: bench.sort._series.last_ordinal("id") == 1)
+    assert not bench.sort._series.is_prepared
+    bench.send(bench.end(1))
+    bench.turn_until(lambda: bench.sort._series.is_prepared)
+    assert not verify(bench.folder / "s.nxs").differences
+    assert not list(bench.folder.glob("*.part*"))
+
+
 def test_frames_that_come_out_of_order_are_archived_in_order(bench: Bench) -> None:
     start = bench.start()
     frames = [bench.frame(row) for row in range(5)]
