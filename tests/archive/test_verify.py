@@ -165,14 +165,26 @@ def test_the_summary_of_nothing_has_no_latency(tmp_path):
     assert found["best"] == []
 
 
-def test_a_truncated_archive_is_a_difference_and_another_file_is_an_error(tmp_path):
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda whole: whole[: len(whole) // 2],
+        lambda whole: b"no HDF5",
+        lambda whole: bytes(8) + whole[8:],
+        lambda whole: b"",
+    ],
+)
+def test_a_file_that_is_no_archive_any_more_differs(tmp_path, spoil):
     path = archive_of(tmp_path / "s.nxs", 3)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    assert "cannot be opened" in verify(path).differences[0]
-    path.write_bytes(b"something else")
-    with pytest.raises(ArchiveError):
-        verify(path)
+    path.write_bytes(spoil(path.read_bytes()))
+    (difference,) = verify(path).differences
+    assert "s.nxs cannot be opened" in difference
+
+
+def test_where_there_is_no_file_there_is_nothing_to_verify(tmp_path):
+    for path in (tmp_path, tmp_path / "none.nxs"):
+        with pytest.raises(ArchiveError, match="there is no archive"):
+            verify(path)
 
 
 SMALL = (
