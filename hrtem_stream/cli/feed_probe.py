@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hrtem_stream.cli.doctor import Finding
-from hrtem_stream.errors import FeedError, SettingsError
+from hrtem_stream.errors import FeedError
 from hrtem_stream.messages import (
     FeedFinished,
     FeedFrame,
@@ -77,13 +77,15 @@ def examine_feed(settings: Settings, *, wait_s: float, listen_s: float) -> list[
         How long the first frame is waited for.
     listen_s
         How long frames are taken after it.
+
+    Raises
+    ------
+    SettingsError
+        The feed cannot be made of the settings, or needs what is not installed.
     """
     from hrtem_stream.pipeline.feeds import make_feed
 
-    try:
-        feed = make_feed(settings)
-    except SettingsError as error:
-        return [Finding("feed", False, str(error))]
+    feed = make_feed(settings)
     began_s = time.monotonic()
     try:
         feed.open(None)
