@@ -12,12 +12,13 @@ columns likewise: the mask is not displaced.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hrtem_stream.science.compiled import compiled
+from hrtem_stream.science.compiled import compiled, stretch
 
 Bits: TypeAlias = NDArray[np.bool_]
 Positions: TypeAlias = NDArray[np.uint32]
@@ -58,11 +59,7 @@ def runs_of_mask(mask: Bits, *, shape: tuple[int, int]) -> tuple[Positions, Posi
         raise ValueError(f"shape must have 1 to {N_PIXELS_MAX} pixels, got {shape}")
     P, Q = mask.shape
     bits = _read_only(np.require(mask, requirements=["C", "A"]).view(np.uint8))
-    row_edges, column_edges = _edges(M, P), _edges(N, Q)
-    capacity = _count_intervals(bits, row_edges)
-    start, length = np.empty(capacity, np.uint32), np.empty(capacity, np.uint32)
-    n = _write_runs(bits, row_edges, column_edges, start, length)
-    return start[:n], length[:n]
+    return _runs(bits, _edges(M, P), _edges(N, Q))
 
 
 def mask_of_runs(start: Positions, *, length: Positions, shape: tuple[int, int]) -> Bits:
@@ -171,9 +168,10 @@ def are_canonical(start: Positions, *, length: Positions, n_pixels: int) -> bool
     )
 
 
+@functools.lru_cache(maxsize=16)
 def _edges(n: int, p: int) -> NDArray[np.int64]:
     """Return where each of p cells begins among n pixels, ceil(i n / p - 1/2), and the end."""
-    return -((p - 2 * np.arange(p + 1, dtype=np.int64) * n) // (2 * p))
+    return _read_only(-((p - 2 * np.arange(p + 1, dtype=np.int64) * n) // (2 * p)))
 
 
 def _read_only(array: Pixels) -> Pixels:
@@ -191,48 +189,22 @@ def _require_inside(start: Positions, length: Positions, n_pixels: int) -> None:
 
 
 @compiled
-def _count_intervals(bits: Pixels, row_edges: NDArray[np.int64]) -> int:
-    total = 0
+def _runs(
+    bits: Pixels, row_edges: NDArray[np.int64], column_edges: NDArray[np.int64]
+) -> tuple[Positions, Positions]:
+    begin, end = np.empty((2, bits.size + bits.shape[0]), np.int64)
+    first = _intervals(bits, column_edges, begin, end)
+    capacity = 0
     for p in range(bits.shape[0]):
-        n_rows = row_edges[p + 1] - row_edges[p]
-        row = bits[p]
-        count = np.int64(row[0])
-        for q in range(1, row.size):
-            count += row[q] & (row[q - 1] ^ np.uint8(1))
-        total += count * n_rows
-    return total
-
-
-@compiled
-def _write_runs(
-    bits: Pixels,
-    row_edges: NDArray[np.int64],
-    column_edges: NDArray[np.int64],
-    start: Positions,
-    length: Positions,
-) -> int:
-    n_columns = column_edges[-1]
-    begin = np.empty(bits.shape[1] + 1, np.int64)
-    end = np.empty(bits.shape[1] + 1, np.int64)
+        capacity += (first[p + 1] - first[p]) * (row_edges[p + 1] - row_edges[p])
+    start, length = np.empty(capacity, np.uint32), np.empty(capacity, np.uint32)
     n = 0
     last = np.int64(-1)  # where the newest run ends
     for p in range(bits.shape[0]):
-        if row_edges[p] == row_edges[p + 1]:
-            continue
-        k = 0
-        for q in range(bits.shape[1]):
-            # A mask column narrower than a pixel may own none.
-            if bits[p, q] and column_edges[q] < column_edges[q + 1]:
-                if k > 0 and end[k - 1] == column_edges[q]:
-                    end[k - 1] = column_edges[q + 1]
-                else:
-                    begin[k] = column_edges[q]
-                    end[k] = column_edges[q + 1]
-                    k += 1
         for r in range(row_edges[p], row_edges[p + 1]):
-            for i in range(k):
-                a = r * n_columns + begin[i]
-                b = r * n_columns + end[i]
+            origin = r * column_edges[-1]
+            for i in range(first[p], first[p + 1]):
+                a, b = origin + begin[i], origin + end[i]
                 if a == last:
                     length[n - 1] += np.uint32(b - a)
                 else:
@@ -240,7 +212,51 @@ def _write_runs(
                     length[n] = b - a
                     n += 1
                 last = b
-    return n
+    return start[:n], length[:n]
+
+
+@compiled
+def _intervals(
+    bits: Pixels, column_edges: NDArray[np.int64], begin: Pixels, end: Pixels
+) -> NDArray[np.int64]:
+    """Write the column intervals of each mask row; return where those of a row begin, and the end.
+
+    Where a row turns from one value to the other is marked first, in a loop that the compiler
+    turns into vector instructions; rows turn seldom, so that marks are then looked for by eights.
+    """
+    P, Q = bits.shape
+    first = np.zeros(P + 1, np.int64)
+    turns = np.zeros((Q + 8) // 8 * 8, np.uint8)
+    eights = turns.view(np.uint64)
+    n = 0
+    for p in range(P):
+        row = stretch(bits, p * Q, Q)
+        turns[0], turns[Q] = row[0], row[Q - 1]
+        _mark_turns(row, turns)
+        is_begin = True
+        for w in range(eights.size):
+            if eights[w] == np.uint64(0):
+                continue
+            for q in range(8 * w, 8 * w + 8):
+                if not turns[q]:
+                    continue
+                edge = column_edges[q]
+                if is_begin:
+                    begin[n] = edge
+                    # What is apart in the mask may meet in the frame, on columns of no width.
+                    n -= n > first[p] and end[n - 1] == edge
+                else:
+                    end[n] = edge
+                    n += edge > begin[n]
+                is_begin = not is_begin
+        first[p + 1] = n
+    return first
+
+
+@compiled
+def _mark_turns(row: Pixels, turns: Pixels) -> None:
+    for q in range(row.size - 1):
+        turns[q + 1] = row[q] ^ row[q + 1]
 
 
 @compiled

@@ -45,6 +45,17 @@ def test_runs_are_those_of_the_enlarged_mask(mask, shape):
     assert are_canonical(start, length=length, n_pixels=shape[0] * shape[1])
 
 
+@pytest.mark.parametrize("shape", [(1024, 1024), (100, 77), (512, 700), (3, 300)])
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
+def test_runs_of_a_wide_mask_are_those_of_the_enlarged_mask(share, shape):
+    for width in (64, 255, 256, 257):
+        mask = np.random.default_rng(width).random((64, width)) < share
+        start, length = runs_of_mask(mask, shape=shape)
+        expected_start, expected_length = plain_runs(enlarged(mask, shape))
+        np.testing.assert_array_equal(start, expected_start)
+        np.testing.assert_array_equal(length, expected_length)
+
+
 @compiles
 @given(mask=masks, shape=shapes)
 def test_the_mask_comes_back_from_its_runs(mask, shape):
