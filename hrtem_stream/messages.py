@@ -209,6 +209,8 @@ class NormalisedFrame:
     """(P, Q), True outside the illuminated field."""
     thumbnail: NDArray[np.uint8]
     """The working image from -3 to +3 deviations, at the size of all thumbnails of a session."""
+    reflections: NDArray[np.float64] | None = None
+    """(n, 3), those of the lattice: components of g in 1/px, prominence. None: not searched for."""
     scale: str = "resize"
     """Where the size of the working image is from: resize, calibration, spectrum, none."""
     working_pixel_nm: float = math.nan

@@ -89,13 +89,21 @@ _CLEAN_OVER_NOISE = 0.25
 """E₀ over that noise where there is nothing but lattice and noise."""
 
 
-def bragg_mask(image: Image, *, parameters: BraggParameters = DEFAULT) -> Mask:
+def bragg_mask(
+    image: Image,
+    *,
+    reflections: Reflections | None = None,
+    parameters: BraggParameters = DEFAULT,
+) -> Mask:
     """Segment a normalised image: True where it is amorphous.
 
     Parameters
     ----------
     image
         (P, Q) float32, standardised, each side at least 32.
+    reflections
+        (n, 3), where they are known: `find_lattice` of the image, `flatten`ed. None: they are
+        searched for.
     parameters
         See `BraggParameters`; lengths are in pixels of the image, whatever its size.
 
@@ -114,8 +122,11 @@ def bragg_mask(image: Image, *, parameters: BraggParameters = DEFAULT) -> Mask:
     and the rims of holes may be found amorphous. A contaminant so thin that it adds less to the
     residual than the shot noise is missed. Vacuum is neither: take it from the illumination.
     """
-    residual, reflections = subtract_lattice(image, parameters=parameters)
-    if not has_lattice(reflections, parameters=parameters):
+    _check(image)
+    if reflections is not None and not has_lattice(reflections, parameters=parameters):
+        return np.ones(image.shape, np.bool_)
+    residual, found = subtract_lattice(image, reflections=reflections, parameters=parameters)
+    if not has_lattice(found, parameters=parameters):
         return np.ones(image.shape, np.bool_)
     level = residual_level(residual, parameters=parameters)
     noise = noise_deviation(residual)
@@ -171,18 +182,32 @@ def has_lattice(reflections: Reflections, *, parameters: BraggParameters = DEFAU
     return len(reflections) > 1 and bool(reflections[0, 2] > parameters.lattice_threshold)
 
 
-def subtract_lattice(
-    image: Image, *, parameters: BraggParameters = DEFAULT
-) -> tuple[Image, Reflections]:
-    """Return Î − I_B of a normalised image, and the reflections that made I_B (steps 1 to 3)."""
-    _check(image)
-    flattened = subtract_local_mean(image, deviation_px=parameters.local_mean_px)
-    reflections = find_reflections(
+def flatten(image: Image, *, parameters: BraggParameters = DEFAULT) -> Image:
+    """Return Î of a normalised or evened image (step 1), as (P, Q) float32."""
+    return subtract_local_mean(image, deviation_px=parameters.local_mean_px)
+
+
+def find_lattice(flattened: Image, *, parameters: BraggParameters = DEFAULT) -> Reflections:
+    """Return the reflections of Î (step 2), (n, 3) float64; its unit does not matter."""
+    return find_reflections(
         flattened,
         threshold=parameters.peak_threshold,
         n_peaks=parameters.n_peaks,
         blur_px=parameters.spectrum_blur_px,
     )
+
+
+def subtract_lattice(
+    image: Image,
+    *,
+    reflections: Reflections | None = None,
+    parameters: BraggParameters = DEFAULT,
+) -> tuple[Image, Reflections]:
+    """Return Î − I_B of a normalised image, and the reflections that made I_B (steps 1 to 3)."""
+    _check(image)
+    flattened = flatten(image, parameters=parameters)
+    if reflections is None:
+        reflections = find_lattice(flattened, parameters=parameters)
     residual = without_lattice(flattened, reflections, aperture=parameters.aperture_per_px)
     return residual, reflections
 

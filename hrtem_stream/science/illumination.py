@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from hrtem_stream.science.bezier import bernstein, bezier_surface, check_degree, fit_bezier
 from hrtem_stream.science.compiled import compiled
 from hrtem_stream.science.filters import quantile
+from hrtem_stream.science.lattice import Reflections
 from hrtem_stream.science.reduction import (
     WORKING_SHAPE,
     Frame,
@@ -57,6 +58,8 @@ class NormalisedImage:
     """(P, Q), True where the beam meets no specimen."""
     beam_off: Mask
     """(P, Q), True outside the illuminated field."""
+    reflections: Reflections
+    """(n, 3), what the Bragg filter would find of the image (`bragg.find_lattice`)."""
 
 
 def normalise_frame(
@@ -106,12 +109,13 @@ def normalise_image(reduced: Image, *, degree: int = DEGREE) -> NormalisedImage:
     coefficients, beam_off = fit_illumination(repaired, degree=degree)
     surface = illumination_surface(coefficients, shape=repaired.shape)
     flat = repaired / surface
-    vacuum = find_vacuum(flat, illumination=surface, beam_off=beam_off)
+    vacuum, reflections = find_vacuum(flat, illumination=surface, beam_off=beam_off)
     return NormalisedImage(
         image=standardise(flat, beam_off=beam_off),
         coefficients=coefficients.astype(np.float32),
         vacuum=vacuum,
         beam_off=beam_off,
+        reflections=reflections,
     )
 
 

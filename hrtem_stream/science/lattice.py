@@ -19,6 +19,7 @@ from hrtem_stream.science.packed_spectrum import multiply_packed, unfold_amplitu
 Image = NDArray[np.float32]
 Reflections = NDArray[np.float64]
 """(n, 3): row and column component of g in 1/px, one of each ± pair, and the prominence."""
+NO_REFLECTIONS: Reflections = np.empty((0, 3))
 
 BACKGROUND_PX = 17
 """Width of the neighbourhood in the spectrum that a reflection has to stand out from."""

@@ -23,10 +23,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from hrtem_stream.science.bragg import find_lattice, flatten
 from hrtem_stream.science.compiled import compiled, stretch
-from hrtem_stream.science.filters import blur, quantile, subtract_local_mean
+from hrtem_stream.science.filters import blur, quantile
 from hrtem_stream.science.islands import islands_with_core
-from hrtem_stream.science.lattice import find_reflections, without_lattice
+from hrtem_stream.science.lattice import NO_REFLECTIONS, Reflections, without_lattice
 
 Image = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -46,7 +47,6 @@ _NOISE_SPREAD = 1.2
 """Mean noise power over its lowest tenth, at this averaging."""
 _CLEAN_SPREAD = 1.6
 _INTENSITY_MARGIN = 0.2
-_LOCAL_MEAN_PX = 14.0
 _LEAST_CONTRAST = 0.01
 """Deviation of an evened image; a specimen gives several times more, and at a high dose what the
 fit of the illumination leaves is not white."""
@@ -59,8 +59,8 @@ _LEAST_AREA = 40
 """Width of the narrowest and area of the smallest hole, at half the resolution."""
 
 
-def find_vacuum(flat: Image, *, illumination: Image, beam_off: Mask) -> Mask:
-    """Find the holes in an evened image.
+def find_vacuum(flat: Image, *, illumination: Image, beam_off: Mask) -> tuple[Mask, Reflections]:
+    """Find the holes in an evened image, and the reflections of its lattice on the way.
 
     Parameters
     ----------
@@ -73,7 +73,10 @@ def find_vacuum(flat: Image, *, illumination: Image, beam_off: Mask) -> Mask:
 
     Returns
     -------
-    (P, Q) bool. Holes narrower than about 10 px, and a rim of a few pixels, are not found.
+    vacuum
+        (P, Q) bool. Holes narrower than about 10 px, and a rim of a few pixels, are not found.
+    reflections
+        (n, 3), those of the Bragg filter's own search, which it need not repeat.
 
     Notes
     -----
@@ -81,19 +84,26 @@ def find_vacuum(flat: Image, *, illumination: Image, beam_off: Mask) -> Mask:
     are missed rather than invented. A hole over more than nine tenths of the clean area is missed.
     """
     if beam_off.all():
-        return np.zeros_like(beam_off)
+        return np.zeros_like(beam_off), NO_REFLECTIONS
     evenly_lit = not beam_off.any()
     even = flat if evenly_lit else np.where(beam_off, np.float32(1.0), flat)
-    centred = subtract_local_mean(even, deviation_px=_LOCAL_MEAN_PX)
+    centred = flatten(even)
     if not evenly_lit:
         centred[beam_off] = 0.0
-    reflections = find_reflections(centred, threshold=_PEAK_THRESHOLD, n_peaks=24)
+    found = find_lattice(centred)
+    clear = found[found[:, 2] > _PEAK_THRESHOLD]
+    return _vacuum(even, centred, clear, illumination=illumination, beam_off=beam_off), found
+
+
+def _vacuum(
+    even: Image, centred: Image, reflections: Reflections, *, illumination: Image, beam_off: Mask
+) -> Mask:
     if len(reflections) < 2 or reflections[0, 2] <= _LATTICE_THRESHOLD:
         empty = float(centred.std()) < _LEAST_CONTRAST or _is_noise(centred, ~beam_off)
         return ~beam_off if empty else np.zeros_like(beam_off)
     residual = without_lattice(centred, reflections, aperture=_APERTURE_PER_PX)
     relative = _coarse(illumination)
-    lit = np.ones(relative.shape, np.bool_) if evenly_lit else _coarse(~beam_off) > 0.5
+    lit = _coarse(~beam_off) > 0.5 if beam_off.any() else np.ones(relative.shape, np.bool_)
     relative /= cv2.mean(relative, mask=lit.view(np.uint8))[0] or 1.0
     # What two Gaussian apertures a reflection let through of the power of white noise.
     passed = 2.0 * len(reflections) * np.pi * _APERTURE_PER_PX**2

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from hrtem_stream.errors import SegmenterError
 from hrtem_stream.science.bragg import bragg_mask
+from hrtem_stream.science.lattice import Reflections
 
 logger = logging.getLogger(__name__)
 
@@ -69,9 +70,17 @@ class Segmenter(Protocol):
 class BraggSegmenter:
     """The Bragg filter as a segmenter: needs no training, and never fails."""
 
-    def segment(self, images: NDArray[np.float32]) -> Masks:
-        """Filter each image."""
-        amorphous = np.stack([bragg_mask(image) for image in images])
+    def segment(
+        self, images: NDArray[np.float32], *, reflections: Sequence[Reflections | None] = ()
+    ) -> Masks:
+        """Filter each image; its reflections are searched for where they are not given."""
+        given = reflections or [None] * len(images)
+        amorphous = np.stack(
+            [
+                bragg_mask(image, reflections=known)
+                for image, known in zip(images, given, strict=True)
+            ]
+        )
         return Masks("bragg", amorphous, np.full(len(images), np.nan, np.float32))
 
 
@@ -110,24 +119,38 @@ class WithFallback:
         self._fallback_method = ""
         """As it called itself last."""
 
-    def segment(self, images: NDArray[np.float32], *, age_s: float = 0.0) -> MasksLike:
-        """Segment a batch whose oldest frame is `age_s` seconds old."""
+    def segment(
+        self,
+        images: NDArray[np.float32],
+        *,
+        age_s: float = 0.0,
+        reflections: Sequence[Reflections | None] = (),
+    ) -> MasksLike:
+        """Segment a batch whose oldest frame is `age_s` seconds old.
+
+        The reflections of each image, where they are known, spare the Bragg filter its search.
+        """
         if self._oldest_s and age_s > self._oldest_s:
-            return self._take_over(images, BACKLOG)
+            return self._take_over(images, reflections, BACKLOG)
         if self._clock() < self._again_at_s:
-            return self._take_over(images, self._reason)
+            return self._take_over(images, reflections, self._reason)
         try:
-            masks = self._choice.segment(images)
+            masks = _masks(self._choice, images, reflections)
         except SegmenterError as error:
             self._fail(error)
-            return self._take_over(images, error.reason)
+            return self._take_over(images, reflections, error.reason)
         if self._back_off_s:
             logger.warning("%s works again", masks.method)
             self._back_off_s = 0.0
         return masks
 
     def compare(
-        self, images: NDArray[np.float32], amorphous: NDArray[np.bool_], method: str
+        self,
+        images: NDArray[np.float32],
+        amorphous: NDArray[np.bool_],
+        method: str,
+        *,
+        reflections: Sequence[Reflections | None] = (),
     ) -> NDArray[np.float32]:
         """Give the share of pixels (B,) on which the fallback agrees with a method.
 
@@ -135,7 +158,7 @@ class WithFallback:
         """
         if method == self._fallback_method:
             return np.full(len(images), np.nan, np.float32)
-        other = self._fall_back(images)
+        other = self._fall_back(images, reflections)
         if other.method == method:
             return np.full(len(images), np.nan, np.float32)
         agreement: NDArray[np.float32] = np.mean(
@@ -145,7 +168,7 @@ class WithFallback:
 
     def warm_up(self, images: NDArray[np.float32]) -> None:
         """Run both once; a choice that fails already is noted."""
-        self._fall_back(images)
+        self._fall_back(images, ())
         self.segment(images)
 
     def _fail(self, error: SegmenterError) -> None:
@@ -157,11 +180,27 @@ class WithFallback:
             self._back_off_s, error,
         )  # fmt: skip
 
-    def _take_over(self, images: NDArray[np.float32], reason: str) -> MasksLike:
+    def _take_over(
+        self,
+        images: NDArray[np.float32],
+        reflections: Sequence[Reflections | None],
+        reason: str,
+    ) -> MasksLike:
         self._note_switch(reason)
-        return self._fall_back(images)
+        return self._fall_back(images, reflections)
 
-    def _fall_back(self, images: NDArray[np.float32]) -> MasksLike:
-        masks = self._fallback.segment(images)
+    def _fall_back(
+        self, images: NDArray[np.float32], reflections: Sequence[Reflections | None]
+    ) -> MasksLike:
+        masks = _masks(self._fallback, images, reflections)
         self._fallback_method = masks.method
         return masks
+
+
+def _masks(
+    segmenter: Segmenter, images: NDArray[np.float32], reflections: Sequence[Reflections | None]
+) -> MasksLike:
+    """Have a segmenter segment; only the Bragg filter has a use for reflections."""
+    if isinstance(segmenter, BraggSegmenter):
+        return segmenter.segment(images, reflections=reflections)
+    return segmenter.segment(images)

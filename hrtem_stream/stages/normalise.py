@@ -160,6 +160,7 @@ class Normalise(Stage[RawFrame, NormalisedFrame]):
             vacuum=normalised.vacuum,
             beam_off=normalised.beam_off,
             thumbnail=thumbnail(shrunk(normalised.image, shape=self._shape)),
+            reflections=normalised.reflections,
             scale=scale.source,
             working_pixel_nm=scale.pixel_size_nm,
             pixels=self._passed(frame),

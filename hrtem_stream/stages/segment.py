@@ -80,13 +80,15 @@ class Segment(Stage[NormalisedFrame, SegmentedFrame]):
         images = np.stack([frame.image for frame in frames])
         received_ns = min(frame.header.received_ns for frame in frames)
         age_s = (self._clock_ns() - received_ns) / 1e9 if received_ns else 0.0
-        masks = self._segmenter.segment(images, age_s=age_s)
+        reflections = [frame.reflections for frame in frames]
+        masks = self._segmenter.segment(images, age_s=age_s, reflections=reflections)
         agreement = np.full(len(frames), np.nan, np.float32)
         sampled = [n for n, frame in enumerate(frames) if self._is_sampled(frame)]
         if sampled:
             agreement[sampled] = self._segmenter.compare(
-                images[sampled], masks.amorphous[sampled], masks.method
-            )
+                images[sampled], masks.amorphous[sampled], masks.method,
+                reflections=[reflections[n] for n in sampled],
+            )  # fmt: skip
         return [
             self._result(
                 frame, masks.amorphous[n], masks.method,

@@ -47,6 +47,28 @@ def raw(array: NDArray[Any]) -> Part:
     return np.ascontiguousarray(array).data.cast("B")
 
 
+def rows(table: NDArray[np.float64] | None) -> Part:
+    """Give a short (n, 3) table, or that there is none, as a part."""
+    return pack(None if table is None else table.tolist())
+
+
+def read_rows(part: Part, most: int, what: str) -> NDArray[np.float64] | None:
+    """Give a part as an (n, 3) table; raises WireError unless its n <= `most` rows are finite."""
+    content = unpack(part, 32 * most + 16, what)
+    if content is None:
+        return None
+    if not (isinstance(content, list) and len(content) <= most):
+        raise WireError("meta", f"{what} must be at most {most} rows")
+    for row in content:
+        if not (isinstance(row, list) and len(row) == 3 and all(map(_is_finite, row))):
+            raise WireError("meta", f"{what} must be rows of three numbers, got {row!a:.80}")
+    return np.array(content, np.float64).reshape(len(content), 3)
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
+
+
 def read_array(part: Part, dtype: Any, shape: tuple[int, int]) -> NDArray[Any]:
     """Give a part as a read-only array; raises WireError unless it has the bytes of one."""
     expected = math.prod(shape) * np.dtype(dtype).itemsize

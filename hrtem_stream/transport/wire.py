@@ -48,16 +48,19 @@ from hrtem_stream.transport.parts import (
     raw,
     read_array,
     read_bits,
+    read_rows,
+    rows,
     unpack,
     working_shape,
 )
 from hrtem_stream.transport.station_parts import mark_meta, read_mark
 
-WIRE_VERSION = 2
+WIRE_VERSION = 3
 MAX_SIDE = 16_384
 MAX_RAW_BYTES = 8 * MAX_SIDE * MAX_SIDE
 MAX_SHARDS = 10_000
 """A topic has four digits."""
+MAX_REFLECTIONS = 64
 DTYPES = frozenset({"|u1", "<u2", "<u4", "|i1", "<i2", "<i4", "<f4", "<f8"})
 
 RAW, NORMALISED, SEGMENTED, CONTROL, MARK = range(5)
@@ -166,6 +169,7 @@ def encode(message: StageMessage) -> list[Part]:
                 bits(message.vacuum),
                 bits(message.beam_off),
                 raw(message.thumbnail),
+                rows(message.reflections),
                 *_encode_pixels(message.pixels),
             ]
         case SegmentedFrame():
@@ -222,7 +226,7 @@ def decode(parts: Sequence[Part]) -> StageMessage:
 def _decode_normalised(
     delivery: Delivery, header: FrameHeader, parts: Sequence[Part]
 ) -> NormalisedFrame:
-    pixels = _take_pixels(header, parts, 6)
+    pixels = _take_pixels(header, parts, 7)
     shape, side, small, scale, working_pixel_nm = _read_sizes(parts[0])
     return NormalisedFrame(
         delivery=delivery,
@@ -232,6 +236,7 @@ def _decode_normalised(
         vacuum=read_bits(parts[3], shape),
         beam_off=read_bits(parts[4], shape),
         thumbnail=read_array(parts[5], np.uint8, small),
+        reflections=read_rows(parts[6], MAX_REFLECTIONS, "reflections"),
         scale=scale,
         working_pixel_nm=working_pixel_nm,
         pixels=pixels,

@@ -8,6 +8,7 @@ from PIL import Image
 from scipy import ndimage
 
 from hrtem_stream.science.bezier import bezier_surface, fit_bezier
+from hrtem_stream.science.bragg import bragg_mask
 from hrtem_stream.science.illumination import (
     NormalisedImage,
     fit_illumination,
@@ -209,6 +210,10 @@ def test_real_flat_frames_come_through_as_they_are_but_for_slow_shades() -> None
         plain = (frame - frame.mean()) / frame.std()
         assert np.corrcoef(normalised.image.ravel(), plain.ravel())[0, 1] > 0.85, name
         assert not normalised.beam_off.any(), name
+        mask = bragg_mask(normalised.image)
+        assert (mask == bragg_mask(normalised.image, reflections=normalised.reflections)).all(), (
+            name
+        )
         label = np.asarray(Image.open(name.with_name(name.stem + "_LABEL.png"))) > 127
         assert not (normalised.vacuum & label).any(), name
         vacuum.append(normalised.vacuum.mean())

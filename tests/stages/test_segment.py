@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +10,11 @@ import pytest
 from numpy.typing import NDArray
 
 from hrtem_stream.errors import SegmenterError
+from hrtem_stream.science import bragg
+from hrtem_stream.science.bragg import bragg_mask, find_lattice, flatten
+from hrtem_stream.science.lattice import Reflections
 from hrtem_stream.stages.fallback import BraggSegmenter, Masks, WithFallback
-from hrtem_stream.stages.segment import Segment
+from hrtem_stream.stages.segment import Segment, half_covered_lattice
 from tests.stages.frames import SHAPE, normalised
 
 
@@ -164,13 +167,34 @@ def test_a_filter_takes_every_step_while_it_is_warmed_up() -> None:
     covered = []
 
     class Watched(BraggSegmenter):
-        def segment(self, images: NDArray[np.float32]) -> Masks:
-            masks = super().segment(images)
+        def segment(
+            self, images: NDArray[np.float32], *, reflections: Sequence[Reflections | None] = ()
+        ) -> Masks:
+            masks = super().segment(images, reflections=reflections)
             covered.append(float(masks.amorphous.mean()))
             return masks
 
     Segment(WithFallback(Watched(), fallback=Watched()), working_size=256).warm_up()
     assert covered == [pytest.approx(0.5, abs=0.1)] * 2
+
+
+def test_the_filter_does_not_search_for_reflections_that_came_with_the_frame(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    image = half_covered_lattice(64)
+    mask = bragg_mask(image)
+    known = find_lattice(flatten(image))
+    empty = np.zeros(image.shape, np.bool_)
+    frames = [
+        replace(normalised(row, image), vacuum=empty, beam_off=empty, reflections=reflections)
+        for row, reflections in enumerate((known, known[:0]))
+    ]
+    monkeypatch.setattr(bragg, "find_reflections", None)
+    stage = _stage(WithFallback(BraggSegmenter(), fallback=BraggSegmenter()))
+    with_lattice, without = stage.process(frames)
+    assert 0.3 < mask.mean() < 0.7
+    assert (with_lattice.amorphous == mask).all()
+    assert without.amorphous.all()
 
 
 def test_every_result_is_noted() -> None:
