@@ -1,10 +1,10 @@
 """Run benchmarks: `python -m bench [NAME ...] [--json] [--output FILE] [--seconds S]`.
 
 Without a name all of them run, in less than ten minutes with the default of seconds, except
-`peers`, which installs other programs, and `page`, which opens a browser. `--json` prints one
-object; `--output` writes it, too. Each benchmark is a module with `measure(seconds) -> list[Row]`.
-Other modules of this folder, whose results are no such rows, run by themselves:
-`python -m bench NAME -- OPTIONS`.
+`peers`, which installs other programs, `page`, which opens a browser, and `memory`, which watches
+a session for ten minutes. `--json` prints one object; `--output` writes it, too. Each benchmark is
+a module with `measure(seconds) -> list[Row]`. Other modules of this folder, whose results are no
+such rows, run by themselves: `python -m bench NAME -- OPTIONS`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ NAMES = (
     "pipeline",
     "page",
     "watcher",
+    "memory",
     "peers",
 )
-SLOW = ("page", "peers")
+SLOW = ("page", "memory", "peers")
 
 
 def main() -> None:

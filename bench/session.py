@@ -69,23 +69,18 @@ def make_frames(folder: Path, size: int, kind: str) -> Path:
 def run(case: Case, source: Path, *, seconds: float) -> Result:
     """Replay frames from memory for some seconds, with digests, acknowledgements and ledger on."""
     output = source.with_name("out.nxs")
-    command = [
-        sys.executable, "-m", "hrtem_stream", "replay", str(source), "--output", str(output),
-        "--repeat", "1000000", "--codec", case.codec, "--segmenter", case.segmenter,
-        "--workers", str(case.workers), "--rate", case.rate, "--overwrite", "--json",
-        "--set", "archive.report=false", *case.extra,
-    ]  # fmt: skip
+    command = replay_command(case, source, output)
     session = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     part = Path(f"{output}.part")
     while not part.exists() and session.poll() is None:
         time.sleep(0.05)
     time.sleep(1.0)
-    stages = _stages(session.pid)
+    stages = stages_of(session.pid)
     before = {name: _cpu_s(stage) for name, stage in stages.items()}
     began = time.monotonic()
     time.sleep(seconds)
     used = {name: _cpu_s(stage) - before[name] for name, stage in stages.items()}
-    rss = {name: stage.memory_info() for name, stage in stages.items()}
+    rss = {name: resident_mib(stage) for name, stage in stages.items()}
     elapsed_s = time.monotonic() - began
     session.send_signal(signal.SIGINT)
     out, err = session.communicate(timeout=300)
@@ -104,9 +99,24 @@ def run(case: Case, source: Path, *, seconds: float) -> Result:
         republished=report["republished"],
         ratio=report["raw_bytes"] / report["stored_bytes"],
         cpu_ms_per_frame={name: 1e3 * used[name] / n_frames for name in used},
-        # The pages of the frame log are shared, and no stage's own.
-        rss_mib={name: (one.rss - one.shared) / 2**20 for name, one in rss.items()},
+        rss_mib=rss,
     )
+
+
+def replay_command(case: Case, source: Path, output: Path) -> list[str]:
+    """Give the command that replays frames until it is stopped."""
+    return [
+        sys.executable, "-m", "hrtem_stream", "replay", str(source), "--output", str(output),
+        "--repeat", "1000000", "--codec", case.codec, "--segmenter", case.segmenter,
+        "--workers", str(case.workers), "--rate", case.rate, "--overwrite", "--json",
+        "--set", "archive.report=false", *case.extra,
+    ]  # fmt: skip
+
+
+def resident_mib(stage: psutil.Process) -> float:
+    """Give the memory of a stage; the pages of the frame log are shared, and none's own."""
+    info = stage.memory_info()
+    return float(info.rss - info.shared) / 2**20
 
 
 def _frames(size: int, kind: str) -> np.ndarray[Any, Any]:
@@ -124,7 +134,8 @@ def _frames(size: int, kind: str) -> np.ndarray[Any, Any]:
     return exposed.astype(np.uint16)
 
 
-def _stages(pid: int) -> dict[str, psutil.Process]:
+def stages_of(pid: int) -> dict[str, psutil.Process]:
+    """Find the processes of the stages of a session."""
     found = {}
     for child in psutil.Process(pid).children():
         words = child.cmdline()
