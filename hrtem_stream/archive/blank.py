@@ -36,7 +36,9 @@ class BlankArchive:
             self.file = h5py.File(self.journalled, "w", libver=LIBVER)
             undo.callback(give_up, self.journalled, self.file)
             lay_out(self.file, common)
-            self.columns = open_columns(self.file["entry"], COMMON)
+            self.columns = open_columns(
+                self.file["entry"], COMMON, write_at=self.journalled.write_at
+            )
             undo.pop_all()
 
     def close(self) -> None:

@@ -1,12 +1,14 @@
 """A dataset that grows by rows, without HDF5's chunk cache.
 
-The chunk in progress is kept in memory and stored at every flush in the same place, unfiltered,
-so that it never moves; a chunk that is full is shuffled and compressed once.
+The chunk in progress is kept in memory and stored unfiltered, so that it never moves: at its first
+flush whole, then each time only the rows that are new. A chunk that is full is shuffled and
+compressed once.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import h5py
 import numpy as np
@@ -14,6 +16,9 @@ import xxhash
 from numpy.typing import NDArray
 
 from hrtem_stream.archive.codec import SHUFFLE, deflate, shuffle
+
+WriteAt: TypeAlias = Callable[[int, memoryview], None]
+"""Writes bytes at an offset of a file."""
 
 BLOCK_ROWS = 65_536
 """Rows that are read at once."""
@@ -53,9 +58,17 @@ class Column:
         Chunked along its first axis only.
     digest
         Is told of every row as it is stored, those that are there first; None for none.
+    write_at
+        That of the file below HDF5; without it a chunk is always stored whole.
     """
 
-    def __init__(self, dataset: h5py.Dataset, *, digest: xxhash.xxh3_64 | None = None) -> None:
+    def __init__(
+        self,
+        dataset: h5py.Dataset,
+        *,
+        digest: xxhash.xxh3_64 | None = None,
+        write_at: WriteAt | None = None,
+    ) -> None:
         self.digest = digest
         self._id = dataset.id
         self._name = dataset.name
@@ -66,7 +79,14 @@ class Column:
         dtype = np.dtype(dataset.dtype.str)
         self._tail = np.zeros((self._rows, *self._trailing), dtype)
         self._shuffled = np.zeros(self._tail.nbytes if SHUFFLE in self._filters else 0, np.uint8)
+        self._bytes = _bytes_of(self._tail)
+        self._row_bytes = self._tail[:1].nbytes
         self._dirty = False
+        self._write_at = write_at
+        self._place = -1
+        """Where the chunk in progress lies in the file, -1 where that is not known."""
+        self._n_stored = 0
+        """Rows of the chunk in progress that lie there."""
         self._known = (b"", b"")
         """The chunk that was compressed last where a chunk is a row, and what came of it."""
         self.n: int = dataset.shape[0]
@@ -93,7 +113,7 @@ class Column:
         """Store the chunk in progress."""
         if self._dirty:
             self._id.set_extent((self.n, *self._trailing))
-            self._write(self._tail, self._unfiltered)
+            self._store_tail()
             self._dirty = False
 
     def cut(self, n: int) -> None:
@@ -101,6 +121,7 @@ class Column:
         if n < self.n:
             self._id.set_extent((n, *self._trailing))
             self.n = n
+            self._place = -1
             self._load_tail(h5py.Dataset(self._id))
             self._take_digest(h5py.Dataset(self._id))
 
@@ -115,7 +136,19 @@ class Column:
         if at:
             self._tail[:at] = dataset[self.n - at : self.n]
 
+    def _store_tail(self) -> None:
+        n = self.n % self._rows
+        if self._write_at is not None and self._place >= 0:
+            first, stop = self._n_stored * self._row_bytes, n * self._row_bytes
+            self._write_at(self._place + first, self._bytes[first:stop])
+        else:
+            self._write(self._tail, self._unfiltered)
+            if self._write_at is not None:
+                self._place = self._id.get_chunk_info_by_coord(self._corner()).byte_offset
+        self._n_stored = n
+
     def _store_full(self) -> None:
+        self._place = -1
         self._id.set_extent((self.n, *self._trailing))
         raw = self._tail.view(np.uint8).reshape(-1)
         compressed = self._compressed(raw) if self._filters else b""
@@ -139,5 +172,7 @@ class Column:
         return compressed
 
     def _write(self, payload: Any, filter_mask: int) -> None:
-        corner = ((self.n - 1) // self._rows * self._rows, *(0 for _ in self._trailing))
-        self._id.write_direct_chunk(corner, payload, filter_mask)
+        self._id.write_direct_chunk(self._corner(), payload, filter_mask)
+
+    def _corner(self) -> tuple[int, ...]:
+        return ((self.n - 1) // self._rows * self._rows, *(0 for _ in self._trailing))

@@ -17,10 +17,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import itertools
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +65,8 @@ class JournalledFile:
         self._position = 0
         self._committed = _page_end(size)
         self._pages = pages
+        self._recent: dict[int, bytearray] = {}
+        """Pages of the last commit, as they lie in the file: most are held again for the next."""
         self._discards = False
 
     @classmethod
@@ -188,22 +189,31 @@ class JournalledFile:
             If the disk is full or fails.
         """
         if self._pages:
-            numbers = np.array(list(self._pages), "<u8").tobytes()
-            body = b"".join((numbers, *self._pages.values()))
-            header = _HEADER.pack(_MAGIC, len(self._pages), xxhash.xxh3_64_intdigest(body))
-            _write_all(self._journal, header + body, 0)
+            numbers = sorted(self._pages)
+            pages = [self._pages[number] for number in numbers]
+            head = bytes(_HEADER.size), np.array(numbers, "<u8").tobytes()
+            journal = memoryview(bytearray().join((*head, *pages)))
+            digest = xxhash.xxh3_64_intdigest(journal[_HEADER.size :])
+            _HEADER.pack_into(journal, 0, _MAGIC, len(pages), digest)
+            _write_all(self._journal, journal, 0)
+            held = journal[sum(map(len, head)) :]
             # Neighbours in one write: a table's head that lies across two pages is never in two
             # states, so that any HDF5 reader opens the file even amid a commit.
-            for first, pages in _neighbours(self._pages):
-                _write_all(self._descriptor, b"".join(pages), first * PAGE)
+            for first, stop in _neighbours(numbers):
+                run = held[first * PAGE : stop * PAGE]
+                _write_all(self._descriptor, run, numbers[first] * PAGE)
             _clear(self._journal)
-            self._pages.clear()
-        self._committed = _page_end(self._size)
+        committed = _page_end(self._size)
+        # Behind the end the file is written to past these pages.
+        self._recent = self._pages if committed >= self._committed else {}
+        self._pages = {}
+        self._committed = committed
 
     def discard(self) -> None:
         """Drop what was not committed; from now on nothing is written any more."""
         self._discards = True
         self._pages.clear()
+        self._recent.clear()
 
     def close(self) -> None:
         """Cut the file to its size, unless it was only read or given up, and let go of it."""
@@ -249,17 +259,25 @@ class JournalledFile:
     def write(self, payload: Any) -> int:
         """Write bytes where `seek` moved to, or hold them back for the next commit."""
         view = memoryview(payload).cast("B")
-        if self._discards:
-            return len(view)
-        begin, end = self._position, self._position + len(view)
-        kept = max(0, min(end, self._committed) - begin)
-        if kept:
-            self._hold(view[:kept], begin)
-        if kept < len(view):
-            _write_all(self._descriptor, view[kept:], begin + kept)
-        self._position = end
-        self._size = max(self._size, end)
+        self.write_at(self._position, view)
+        if not self._discards:
+            self._position += len(view)
         return len(view)
+
+    def write_at(self, begin: int, view: memoryview) -> None:
+        """Write bytes at an offset, or hold them back for the next commit."""
+        if self._discards:
+            return
+        end = begin + len(view)
+        if end <= self._committed:
+            self._hold(view, begin)
+        elif begin >= self._committed:
+            _write_all(self._descriptor, view, begin)
+        else:
+            kept = self._committed - begin
+            self._hold(view[:kept], begin)
+            _write_all(self._descriptor, view[kept:], self._committed)
+        self._size = max(self._size, end)
 
     def truncate(self, size: int | None = None) -> int:
         """Set the end of the file as HDF5 sees it; the file itself is cut when closed."""
@@ -272,24 +290,33 @@ class JournalledFile:
 
     def _hold(self, view: memoryview, begin: int) -> None:
         end = begin + len(view)
-        for number in range(begin // PAGE, _page_end(end) // PAGE):
+        for number in range(begin // PAGE, (end + PAGE - 1) // PAGE):
             base = number * PAGE
             a, b = max(begin, base), min(end, base + PAGE)
             page = self._pages.get(number)
             if page is None:
-                page = bytearray(PAGE)
-                if b - a < PAGE:
-                    before = os.pread(self._descriptor, PAGE, base)
-                    page[: len(before)] = before
-                self._pages[number] = page
+                page = self._pages[number] = self._page_before(number, b - a)
             page[a - base : b - base] = view[a - begin : b - begin]
 
+    def _page_before(self, number: int, n_bytes: int) -> bytearray:
+        """Give a page of the file, of which so many bytes are to be overwritten."""
+        page = self._recent.pop(number, None)
+        if page is not None:
+            return page
+        page = bytearray(PAGE)
+        if n_bytes < PAGE:
+            before = os.pread(self._descriptor, PAGE, number * PAGE)
+            page[: len(before)] = before
+        return page
 
-def _neighbours(pages: dict[int, bytearray]) -> Iterator[tuple[int, list[bytearray]]]:
-    """Give runs of pages that follow each other: the number of the first, and the pages."""
-    for _, run in itertools.groupby(enumerate(sorted(pages)), lambda pair: pair[1] - pair[0]):
-        numbers = [number for _, number in run]
-        yield numbers[0], [pages[number] for number in numbers]
+
+def _neighbours(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Give where runs of numbers that follow each other begin and stop."""
+    first = 0
+    for i in range(1, len(numbers) + 1):
+        if i == len(numbers) or numbers[i] != numbers[i - 1] + 1:
+            yield first, i
+            first = i
 
 
 def _page_end(size: int) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from hrtem_stream.archive.column import Column
+from hrtem_stream.archive.column import Column, WriteAt
 from hrtem_stream.archive.encoding import EncodedFrame, SetAsideFrame
 from hrtem_stream.archive.layout import SCORES, TEXT_BYTES, ArchiveHeader, texts_of
 from hrtem_stream.archive.ledger import Loss
@@ -46,10 +46,16 @@ OF_THE_SERIES = ("runs/value",)
 COMMON = tuple(name for name in (*_WHOLE, *_OF_ONE_FRAME) if name not in OF_THE_SERIES)
 
 
-def open_columns(entry: h5py.Group, names: Iterable[str]) -> dict[str, Column]:
-    """Open tables of an archive, by name."""
+def open_columns(
+    entry: h5py.Group, names: Iterable[str], *, write_at: WriteAt
+) -> dict[str, Column]:
+    """Open tables of an archive, by name; `write_at` is that of the file below HDF5."""
     return {
-        name: Column(entry[name], digest=xxhash.xxh3_64() if name in _WHOLE else None)
+        name: Column(
+            entry[name],
+            digest=xxhash.xxh3_64() if name in _WHOLE else None,
+            write_at=write_at,
+        )
         for name in names
     }
 

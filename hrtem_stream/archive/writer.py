@@ -211,7 +211,9 @@ class ArchiveWriter:
                 undo.callback(_remove, part)
                 blank.journalled.reserve(RESERVE_BYTES)
                 lay_out_series(blank.file, header)
-                columns = blank.columns | open_columns(blank.file["entry"], OF_THE_SERIES)
+                columns = blank.columns | open_columns(
+                    blank.file["entry"], OF_THE_SERIES, write_at=blank.journalled.write_at
+                )
                 writer = cls(
                     path, journalled=blank.journalled, file=blank.file, columns=columns,
                     header=header, overwrite=overwrite,
@@ -254,7 +256,9 @@ class ArchiveWriter:
                 entry = file["entry"]
                 header = ArchiveHeader.from_json(entry["process"].attrs["header"])
                 reopen(entry)
-                columns = open_columns(entry, (*COMMON, *OF_THE_SERIES))
+                columns = open_columns(
+                    entry, (*COMMON, *OF_THE_SERIES), write_at=journalled.write_at
+                )
                 Tables(columns, header).cut(entry["images/image"])
                 writer = cls(
                     path, journalled=journalled, file=file, columns=columns, header=header,

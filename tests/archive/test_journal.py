@@ -100,6 +100,30 @@ def test_a_journal_that_was_not_applied_is_applied_when_the_file_is_opened(tmp_p
     assert path.read_bytes().count(b"new") == 2
 
 
+def test_a_page_that_is_held_again_is_not_read_again_unless_the_file_was_cut_meanwhile(
+    tmp_path, monkeypatch
+):
+    path = tmp_path / "f"
+    file = JournalledFile.create(path)
+    put(file, 0, superblock(3 * PAGE) + bytes(3 * PAGE - 48))
+    file.commit()
+    put(file, 2 * PAGE + 5, b"one")
+    file.commit()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", None)
+        put(file, 2 * PAGE + 9, b"two")
+        file.commit()
+    assert path.read_bytes()[2 * PAGE + 5 : 2 * PAGE + 12] == b"one\0two"
+    file.truncate(2 * PAGE)
+    file.commit()
+    put(file, 2 * PAGE, bytes(PAGE))  # goes straight into the file
+    file.commit()
+    put(file, 2 * PAGE + 9, b"six")
+    file.commit()
+    assert path.read_bytes()[2 * PAGE + 5 : 2 * PAGE + 12] == b"\0\0\0\0six"
+    file.close()
+
+
 @pytest.mark.parametrize("cut", [0, 7, 23, 24, 100, 4000, -1])
 def test_a_torn_journal_is_ignored(tmp_path, cut):
     path = tmp_path / "f"
