@@ -21,6 +21,7 @@ is settled leaves the window.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
@@ -33,6 +34,8 @@ from hrtem_stream.transport.log_format import LoggedRecord
 STATE_VERSION = 2
 MAX_HELD = 65_536
 GENERATION_SHIFT = 40
+_ALL = 2**63
+"""Above every `pub`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +54,11 @@ class Acknowledgement:
     n_duplicates: int = 0
     leaving: frozenset[int] = frozenset()
     """Shards whose worker is leaving, or has left."""
+
+    @property
+    def end(self) -> int:
+        """First of the ordinals of which none is held."""
+        return self.base + 8 * len(self.held)
 
     def has(self, ordinal: int) -> bool:
         """Tell whether a record is settled or held."""
@@ -159,6 +167,7 @@ class Dispatcher:
         self._stall_s = stall_s
         self._pub = generation << GENERATION_SHIFT
         self._outstanding: dict[int, _Outstanding] = {}
+        """By ordinal, in their order."""
         self._shards = [_Shard() for _ in range(n_shards)]
         self._last: Acknowledgement | None = None
 
@@ -174,11 +183,12 @@ class Dispatcher:
 
     def may_publish(self) -> bool:
         """Tell whether the window has room and some shard is known to be open to its end."""
-        leads_on = any(not shard.suspended for shard in self._shards)
-        return leads_on and len(self._outstanding) < self.window
+        if len(self._outstanding) >= self.window:
+            return False
+        return any(not shard.suspended for shard in self._shards)
 
     def publish(self, record: LoggedRecord, now_s: float) -> Delivery:
-        """Take a record into the window and say how it is to be published."""
+        """Take a record, the next in order, into the window and say how it is to be published."""
         shard = self._quickest()
         if not self._shards[shard].n_outstanding:
             self._shards[shard].moved_s = self._shards[shard].measured_s = now_s
@@ -206,7 +216,7 @@ class Dispatcher:
             known.is_leaving = number in state.leaving
             known.suspended |= known.is_leaving
         self._count_returns(state, now_s)
-        for ordinal in [o for o in self._outstanding if o < state.base]:
+        for ordinal in self._below(state.base):
             self._forget(ordinal)
         self.base = max(self.base, state.base)
 
@@ -215,12 +225,16 @@ class Dispatcher:
         if self._last is None:
             return []
         stalled = self._stalled(now_s)
-        again = []
-        for ordinal, entry in self._outstanding.items():
-            shard = entry.delivery.shard
-            lost = entry.delivery.pub < self._shards[shard].horizon
-            if (lost or shard in stalled) and not self._last.has(ordinal):
-                again.append(ordinal)
+        # Of a stalled shard everything counts as overtaken.
+        horizons = [
+            _ALL if number in stalled else shard.horizon
+            for number, shard in enumerate(self._shards)
+        ]
+        again = [
+            ordinal
+            for ordinal, entry in self._outstanding.items()
+            if entry.delivery.pub < horizons[entry.delivery.shard] and not self._last.has(ordinal)
+        ]
         for shard in stalled:
             self._shards[shard].moved_s = now_s
             self._shards[shard].suspended = True
@@ -292,8 +306,8 @@ class Dispatcher:
 
     def _count_returns(self, state: Acknowledgement, now_s: float) -> None:
         """Free the shards of what came back, and learn how fast each one is."""
-        for ordinal, entry in self._outstanding.items():
-            shard = self._shards[entry.delivery.shard]
+        for ordinal in self._below(state.end):
+            shard = self._shards[self._outstanding[ordinal].delivery.shard]
             if ordinal not in shard.returned and state.has(ordinal):
                 shard.returned.add(ordinal)
                 shard.n_outstanding -= 1
@@ -305,6 +319,12 @@ class Dispatcher:
                 shard.service_s += 0.3 * (measured - shard.service_s)
                 shard.n_returned = 0
                 shard.measured_s = now_s
+
+    def _below(self, ordinal: int) -> list[int]:
+        """List the outstanding records below one: they were published in order."""
+        return list(
+            itertools.takewhile(lambda outstanding: outstanding < ordinal, self._outstanding)
+        )
 
     def _leave_shard(self, ordinal: int, entry: _Outstanding) -> None:
         shard = self._shards[entry.delivery.shard]
