@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,11 @@ class Segmenter(Protocol):
         """
 
 
+def stacked(images: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Give images (P, Q) as one array (B, P, Q): where there is only one, it is not copied."""
+    return images[0][np.newaxis] if len(images) == 1 else np.stack(images)
+
+
 class BraggSegmenter:
     """The Bragg filter as a segmenter: needs no training, and never fails."""
 
@@ -75,7 +80,7 @@ class BraggSegmenter:
     ) -> Masks:
         """Filter each image; its reflections are searched for where they are not given."""
         given = reflections or [None] * len(images)
-        amorphous = np.stack(
+        amorphous = stacked(
             [
                 bragg_mask(image, reflections=known)
                 for image, known in zip(images, given, strict=True)

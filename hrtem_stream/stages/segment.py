@@ -13,7 +13,7 @@ from hrtem_stream.messages import NormalisedFrame, SegmentedFrame
 from hrtem_stream.runtime.stage import Stage
 from hrtem_stream.science.coverage import coverage
 from hrtem_stream.science.working_scale import reduce_mask
-from hrtem_stream.stages.fallback import WithFallback
+from hrtem_stream.stages.fallback import WithFallback, stacked
 
 NONE = "none"
 KNOWS_VACUUM = frozenset({"unet"})
@@ -53,8 +53,15 @@ class Segment(Stage[NormalisedFrame, SegmentedFrame]):
         self._clock_ns = clock_ns
 
     def warm_up(self) -> None:
-        """Run the segmenters once, on an image of which they take every step."""
-        self._segmenter.warm_up(half_covered_lattice(self._working_size)[np.newaxis])
+        """Run the segmenters once, on an image of which they take every step.
+
+        By itself it is read-only, as it comes, and of two a copy is made: the compiler takes these
+        for different types.
+        """
+        image = half_covered_lattice(self._working_size)
+        image.flags.writeable = False
+        for images in ([image], [image, image]):
+            self._segmenter.warm_up(stacked(images))
 
     def process(self, batch: Sequence[NormalisedFrame]) -> list[SegmentedFrame]:
         """Segment the frames that can be, and pass on the others."""
@@ -77,7 +84,7 @@ class Segment(Stage[NormalisedFrame, SegmentedFrame]):
         return result
 
     def _segment(self, frames: Sequence[NormalisedFrame]) -> list[SegmentedFrame]:
-        images = np.stack([frame.image for frame in frames])
+        images = stacked([frame.image for frame in frames])
         received_ns = min(frame.header.received_ns for frame in frames)
         age_s = (self._clock_ns() - received_ns) / 1e9 if received_ns else 0.0
         reflections = [frame.reflections for frame in frames]

@@ -164,7 +164,7 @@ def test_a_method_is_not_compared_with_itself() -> None:
 
 def test_a_filter_takes_every_step_while_it_is_warmed_up() -> None:
     """On noise it finds no lattice and stops; the rest was then loaded for the first frame."""
-    covered = []
+    covered, may_be_changed = [], []
 
     class Watched(BraggSegmenter):
         def segment(
@@ -172,10 +172,12 @@ def test_a_filter_takes_every_step_while_it_is_warmed_up() -> None:
         ) -> Masks:
             masks = super().segment(images, reflections=reflections)
             covered.append(float(masks.amorphous.mean()))
+            may_be_changed.append(images.flags.writeable)
             return masks
 
     Segment(WithFallback(Watched(), fallback=Watched()), working_size=256).warm_up()
-    assert covered == [pytest.approx(0.5, abs=0.1)] * 2
+    assert covered == [pytest.approx(0.5, abs=0.1)] * 4
+    assert may_be_changed == [False, False, True, True], "as frames come alone and together"
 
 
 def test_the_filter_does_not_search_for_reflections_that_came_with_the_frame(
@@ -203,6 +205,22 @@ def test_every_result_is_noted() -> None:
     note: Callable = lambda frame: noted.append(frame.method)  # noqa: E731
     _stage(both, note=note).process([normalised(0), normalised(1, fault="blank")])
     assert sorted(noted) == ["none", "unet"]
+
+
+def test_an_image_by_itself_is_not_copied() -> None:
+    frame = normalised(0)
+    shared = []
+
+    class Watched(Fake):
+        def segment(self, images: NDArray[np.float32]) -> Masks:
+            shared.append(np.shares_memory(images, frame.image))
+            return super().segment(images)
+
+    stage = _stage(WithFallback(Watched("unet"), fallback=Fake("bragg")))
+    (alone,) = stage.process([frame])
+    together = stage.process([frame, frame])
+    assert shared == [True, False]
+    assert all(np.array_equal(other.amorphous, alone.amorphous) for other in together)
 
 
 def test_working_images_of_several_sizes_are_segmented_in_order() -> None:
