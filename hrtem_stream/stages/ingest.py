@@ -234,6 +234,7 @@ class Ingest:
                 item = self._feed.receive(FEED_WAIT_S if self._waits_briefly() else 0.0)
             self._has_taken = item is not None
             self._take(item, now_s)
+            self._publish(now_s)  # what came goes before the acknowledgements are looked after
         else:
             self._heard_s = now_s  # the feed is not asked, so its silence means nothing
             if not (self._waiting and self._dispatcher.may_publish()):

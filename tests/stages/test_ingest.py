@@ -13,6 +13,7 @@ import pytest
 
 from hrtem_stream.errors import FeedError
 from hrtem_stream.messages import (
+    ControlRecord,
     FeedFinished,
     FeedFrame,
     FeedPosition,
@@ -129,6 +130,16 @@ def test_an_acknowledgement_is_heard_while_the_feed_never_pauses(tmp_path: Path)
     ingest.turn()
     assert not wires.states
     assert feed.items
+
+
+def test_a_frame_is_published_in_the_turn_in_which_it_came(tmp_path: Path) -> None:
+    ingest, wires = _ingest(tmp_path, Feed([SeriesStart(series="a"), _frame(0), _frame(1)]))
+    published = []
+    for _ in range(3):
+        ingest.turn()
+        messages = map(decode, wires.sent)
+        published.append(sum(isinstance(m, RawFrame | ControlRecord) for m in messages))
+    assert published == [1, 2, 3]
 
 
 def test_a_late_end_of_the_series_before_does_not_end_the_present_one(tmp_path: Path) -> None:
