@@ -54,6 +54,8 @@ class Situation:
     """Frames a second by stage."""
     is_supervised: bool = True
     """Whether somebody is there who starts stages again."""
+    has_log: bool = True
+    """Whether the frame log lies where the settings say."""
     is_open: bool = False
     """Whether a series is under way."""
     n_lost: int = 0
@@ -93,11 +95,18 @@ def worst(states: Sequence[StageState]) -> StageState | None:
 def _abandoned(now: Situation) -> list[StageState]:
     """Judge the stages of a session whose supervisor is dead, and they with it."""
     where = f" {now.folder}" if now.folder else ", with the folder of the archives,"
-    sentence = (
-        "The session is dead, and nobody starts it again. What reached the frame log is safe: "
-        "“hrtem-stream run” with the same settings goes on with it, or “hrtem-stream "
-        f"recover{where}” finishes it without the feed."
-    )
+    recover = f"“hrtem-stream recover{where}”"
+    sentence = "The session is dead, and nobody starts it again. "
+    if now.has_log:
+        sentence += (
+            "What reached the frame log is safe: “hrtem-stream run” with the same settings goes on "
+            f"with it, or {recover} finishes it without the feed."
+        )
+    else:
+        sentence += (
+            "Its frame log is gone, and with it what was not archived yet. What the archive holds "
+            f"is safe: {recover} finishes it, and “hrtem-stream run” begins anew."
+        )
     return [
         StageState(name="camera", level="idle"),
         StageState(name="ingest", level="red", sentence=sentence),

@@ -253,7 +253,7 @@ class Watch:
         with self.lock:
             situation = Situation(
                 readings=readings, rates=rates, is_supervised=is_supervised(runtime),
-                wishes=settings.segment.segmenter,
+                has_log=settings.frame_log_path.exists(), wishes=settings.segment.segmenter,
                 feed_silent_s=self._feed.note(now_s, n_received),
                 archive_silent_s=self._archive_silence(now_s, ingest, sort),
                 paused_s=paused_s, waits_when_paused=settings.feed.waits_when_paused,

@@ -70,8 +70,17 @@ def test_a_session_whose_supervisor_is_dead_is_said_to_be_and_not_to_come_back()
     matter = worst(list(states.values()))
     assert matter is not None
     assert "nobody starts it again" in matter.sentence
+    assert "reached the frame log is safe" in matter.sentence
     assert "recover /archives" in matter.sentence
     assert not any("started again by itself" in state.sentence for state in states.values())
+
+
+def test_a_frame_log_that_is_gone_is_not_said_to_be_safe() -> None:
+    dead = {name: [Reading(pid=1)] for name in NAMES[1:]}
+    states = _judged(readings=dead, is_supervised=False, has_log=False, folder="/archives")
+    assert "frame log is gone" in states["ingest"].sentence
+    assert "reached the frame log is safe" not in states["ingest"].sentence
+    assert "recover /archives" in states["ingest"].sentence
 
 
 def test_the_reason_of_a_fallback_is_named() -> None:

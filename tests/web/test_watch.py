@@ -100,6 +100,19 @@ def test_a_session_without_processes_can_be_looked_at(watch: Watch) -> None:
     assert not watch.gauges.can_pause
 
 
+def test_a_dead_session_is_told_with_its_frame_log_and_without(tmp_path: Path) -> None:
+    runtime, log = tmp_path / "runtime", tmp_path / "frames.log"
+    runtime.mkdir()
+    (runtime / "settings.json").touch()  # it was supervised, and nobody holds its lock
+    values = {"session.runtime_directory": str(runtime), "frame_log.path": str(log)}
+    watch = Watch(load_settings(None, values), hearing=Nothing())
+    watch.look()
+    assert "frame log is gone" in watch.gauges.states[1].sentence
+    log.touch()
+    watch.look()
+    assert "reached the frame log is safe" in watch.gauges.states[1].sentence
+
+
 def test_the_pause_is_the_switch_that_ingest_reads(watch: Watch, settings: Settings) -> None:
     watch.pause_saving()
     assert paused_since(settings.runtime_directory) is not None
