@@ -3,7 +3,8 @@
     python -m bench reprocess -- FRAMES --folder WHERE [--frames N] [--only RUN] [--output FILE]
 
 FRAMES are repeated to N in one archive in WHERE. Reference: blocks done one after the other in this
-process. What lies in WHERE is not made again, so that the runs may be measured one at a time.
+process. What lies in WHERE is not made again, so that the runs may be measured one at a time; each
+segmenter has its own.
 """
 
 from __future__ import annotations
@@ -45,13 +46,9 @@ def main() -> None:
     options = parser.parse_args()
     source = _repeated(options.source, options.folder, options.frames)
     for name in WORKERS if options.only is None else {options.only} - {"prepare"}:
-        if not (options.folder / f"{name}.json").exists():
+        if not result_path(options.folder, name, options.segmenter).exists():
             _measure(name, source, options.folder, options.segmenter)
-    found = [
-        json.loads((options.folder / f"{name}.json").read_text(encoding="utf-8"))
-        for name in WORKERS
-        if (options.folder / f"{name}.json").exists()
-    ]
+    found = results(options.folder, options.segmenter)
     for one in found:
         print(f"{one['run']:<20} {one['frames']} frames  {one['seconds']:7.1f} s  "
               f"{one['frames'] / one['seconds']:6.1f} frames/s")  # fmt: skip
@@ -59,6 +56,17 @@ def main() -> None:
     if options.output:
         content = {"machine": machine(), "segmenter": options.segmenter, "runs": found}
         options.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def result_path(folder: Path, name: str, segmenter: str) -> Path:
+    """Say where a run with a segmenter is noted."""
+    return folder / f"{name}-{segmenter}.json"
+
+
+def results(folder: Path, segmenter: str) -> list[dict[str, Any]]:
+    """Read what was noted of the runs with a segmenter."""
+    paths = [result_path(folder, name, segmenter) for name in WORKERS]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
 
 
 def _measure(name: str, source: Path, folder: Path, segmenter: str) -> None:
@@ -71,7 +79,7 @@ def _measure(name: str, source: Path, folder: Path, segmenter: str) -> None:
             started_s = time.monotonic() - began_s
             noted = _run(name, source, folder, segmenter, do)
         noted["workers_started_s"] = round(started_s, 1)
-    (folder / f"{name}.json").write_text(json.dumps(noted), encoding="utf-8")
+    result_path(folder, name, segmenter).write_text(json.dumps(noted), encoding="utf-8")
 
 
 def _run(name: str, source: Path, folder: Path, segmenter: str, do: Do) -> dict[str, Any]:
@@ -82,7 +90,7 @@ def _run(name: str, source: Path, folder: Path, segmenter: str, do: Do) -> dict[
             "archive.codec": "zstd", "archive.keep": "all",
         },
     )  # fmt: skip
-    jobs = plan([str(source)], folder / name, settings, block_frames=BLOCK)
+    jobs = plan([str(source)], folder / f"{name}-{segmenter}", settings, block_frames=BLOCK)
     done: list[int] = []
 
     def progress(n_frames: int) -> None:
