@@ -30,7 +30,8 @@ GIVE_UP_AFTER = 8
 MANY_DEATHS, MANY_DEATHS_S = 30, 60.0
 """A stage that ends by itself so often in this time is not to be mended, whatever it did between.
 A SIGKILL does not count: it comes from outside."""
-STOP_S = 5.0
+STOP_S = 15.0
+"""For all stages together: on a loaded machine the end of an interpreter alone takes seconds."""
 FINAL_EXITS = frozenset({2, 4, 6})
 """Exits that a restart cannot mend: settings, feed unreachable, archive not writable."""
 
@@ -247,12 +248,18 @@ class Supervisor:
         return time.monotonic_ns() - beat.beat_ns > limit_s * 1e9
 
     def _stop_others(self, specs: Sequence[ProcessSpec]) -> None:
-        """Stop stages in the order of the data's way, each with its time to finish."""
+        """Stop stages in the order of the data's way, with time to finish."""
         self._terminate(specs)
+        deadline_s = time.monotonic() + STOP_S
         for spec in specs:
             child = self._children[spec.name]
+            if not _has_begun(child):
+                # Starting up can take longer than the time to stop, and it holds nothing yet.
+                child.process.kill()
+                child.process.wait()
+                continue
             try:
-                code = child.process.wait(STOP_S)
+                code = child.process.wait(max(0.0, deadline_s - time.monotonic()))
                 if code:
                     logger.warning("%s: %s", spec.name, _describe_exit(code))
             except subprocess.TimeoutExpired:
@@ -269,6 +276,12 @@ class Supervisor:
             if child.process.poll() is None:
                 child.process.kill()
                 child.process.wait()
+
+
+def _has_begun(child: _Child) -> bool:
+    """Tell whether the loop of a process has turned."""
+    beat = read_beat(child.spec.heart)
+    return beat.pid == child.process.pid and beat.beat_ns > 0
 
 
 def _spawn(spec: ProcessSpec) -> subprocess.Popen[bytes]:

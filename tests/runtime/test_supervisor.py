@@ -181,6 +181,15 @@ def test_an_exit_that_a_restart_cannot_mend_ends_the_session_at_once(tmp_path: P
     assert error.value.exit_code == 4
 
 
+def test_a_process_that_still_starts_up_at_the_end_is_not_waited_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = PRELUDE + "while not (folder / 'ready').exists(): heart.beat(); time.sleep(0.01)\n"
+    starting = PRELUDE + "(folder / 'ready').touch(); time.sleep(60)\n"
+    assert _supervisor(tmp_path, {"ingest": first, "segment-0": starting}).run()
+    assert caplog.records == []
+
+
 def test_the_first_interrupt_drains_and_the_second_stops_at_once(tmp_path: Path) -> None:
     draining = PRELUDE + "while not stop.is_set: heart.beat(); time.sleep(0.01)\n"
     stubborn = PRELUDE + "while True: heart.beat(); time.sleep(0.01)\n"
