@@ -1,8 +1,8 @@
 """The command `hrtem-stream`.
 
-Exit codes: 0 ok, 1 failure, 2 usage or settings, 3 finished with frames lost, 4 feed unreachable,
-5 verify found a difference. With `--json`, one object goes to stdout and all else to stderr.
-Everything heavy is imported inside the command that needs it.
+Exit codes: 0 ok, 1 failure, 2 usage or settings, 3 finished with frames lost, 4 feed unreachable
+or not understood, 5 verify found a difference. With `--json`, one object goes to stdout and all
+else to stderr. Everything heavy is imported inside the command that needs it.
 """
 
 from __future__ import annotations

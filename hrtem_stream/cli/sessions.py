@@ -103,12 +103,17 @@ def run(
         if path not in there:
             say(f"{path} was closed in order, and has been taken away since")
     reports = [report_of([path]) for path in there]
-    if as_json:
+    # Frames that an earlier `ingest` of the session took are in the archives alone.
+    is_empty = not any(report["received"] for report in reports) and there == result.archives
+    refusal = result.refusal if is_empty else ""
+    if as_json and not refusal:
         print_json({"archives": reports})
     for report in [] if as_json else reports:
         print_report(report)
     for report in reports:
         _exit_on_loss(report)
+    if refusal:
+        _exit_on_refusal(refusal, reports, as_json)
 
 
 def stage(
@@ -237,6 +242,15 @@ def _exit_on_failure(result: SessionResult, as_json: bool) -> None:
             archives = [str(path) for path in result.archives]
             print_failure(result.message, result.exit_code, archives=archives)
         raise typer.Exit(result.exit_code)
+
+
+def _exit_on_refusal(refusal: str, reports: list[dict[str, Any]], as_json: bool) -> None:
+    from hrtem_stream.pipeline import EXIT_FEED
+
+    say(refusal)
+    if as_json:
+        print_failure(refusal, EXIT_FEED, archives=reports)
+    raise typer.Exit(EXIT_FEED)
 
 
 def _exit_on_loss(report: dict[str, Any]) -> None:

@@ -25,6 +25,7 @@ from hrtem_stream.pipeline.names import (
     stage_processes,
 )
 from hrtem_stream.pipeline.observation import Observation
+from hrtem_stream.pipeline.refusals import refusal_of
 from hrtem_stream.pipeline.reports import Reports
 from hrtem_stream.pipeline.security import check_access
 from hrtem_stream.runtime.heart import read_beat
@@ -70,6 +71,8 @@ class SessionResult:
     exit_code: int = 0
     profiles: tuple[StageProfile, ...] = ()
     """Where the time of each process went, those left out that were killed."""
+    refusal: str = ""
+    """What is to be said of a feed of which nothing but refused messages came."""
 
 
 def run_session(
@@ -133,10 +136,12 @@ def run_session(
         is_over = in_order or not settings.feed.is_live or _is_settled(settings.frame_log_path)
         if is_over and "ingest" in settings.session.stages:
             _remove_log(settings)
-        profiles = tuple(read_profiles(runtime))
+        profiles, refusal = tuple(read_profiles(runtime)), refusal_of(runtime)
         if in_order:
             shutil.rmtree(runtime, ignore_errors=True)
-        return SessionResult(archives, in_order, supervisor.n_restarts, message, code, profiles)
+        return SessionResult(
+            archives, in_order, supervisor.n_restarts, message, code, profiles, refusal
+        )
 
 
 def check_camera(settings: Settings) -> None:

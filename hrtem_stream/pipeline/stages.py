@@ -26,6 +26,7 @@ from hrtem_stream.pipeline.names import (
     process_name,
     stage_lock,
 )
+from hrtem_stream.pipeline.refusals import ListenedFeed, note_refusal
 from hrtem_stream.pipeline.scaling import make_scaling
 from hrtem_stream.pipeline.security import check_access, make_guard, metrics_token
 from hrtem_stream.pipeline.segmenter import make_segmenter
@@ -121,8 +122,9 @@ def _run_ingest(
     )  # fmt: skip
     path = settings.frame_log_path
     log, logged = open_log(path, log_capacity(path, settings.frame_log.capacity_mib))
+    feed = ListenedFeed(make_feed(settings))
     ingest = Ingest(
-        feed=make_feed(settings),
+        feed=feed,
         log=log,
         logged=logged,
         dispatcher=Dispatcher(
@@ -158,6 +160,7 @@ def _run_ingest(
         waits_when_paused=settings.feed.waits_when_paused,
     )
     ingest.run()
+    note_refusal(settings.runtime_directory, feed.refusal)
     log.remove()  # all of it is archived
     _close_in_order(inbox, outbox, context, guard)
 

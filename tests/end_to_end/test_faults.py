@@ -17,6 +17,7 @@ import zmq
 
 from hrtem_stream import open_archive
 from hrtem_stream.runtime.heart import read_beat
+from hrtem_stream.runtime.readings import read_process
 from tests.end_to_end.command import Session, call, call_json
 
 pytestmark = pytest.mark.processes
@@ -188,11 +189,12 @@ class Camera:
         self._context = zmq.Context()
         self.socket = self._context.socket(zmq.PUSH if pattern == "push" else zmq.XPUB)
         port = self.socket.bind_to_random_port("tcp://127.0.0.1")
+        self.session = f"test-{os.getpid()}-{folder.name[:20]}"
         self.config = folder / "camera.toml"
         self.config.write_text(
             f"""
 [session]
-name = "test-{os.getpid()}-{folder.name[:20]}"
+name = "{self.session}"
 [feed]
 kind = "native"
 [feed.native]
@@ -282,6 +284,22 @@ def test_a_feed_that_does_everything_wrong_is_accounted_for_frame_by_frame(
         assert [bool(fault) for fault in faults] == [1, 0, 0, 1, 0, 0, 1, 1, 1]
         assert opened.calibration.pixel_size_nm == pytest.approx(0.03)
     assert call_json("verify", archive)["ok"]
+
+
+def test_a_feed_of_which_every_message_is_refused_is_not_said_to_be_well(tmp_path: Path) -> None:
+    camera = Camera(tmp_path)
+    session = Session("run", camera.config, "--json")
+    for _ in range(3):
+        camera.socket.send(b"\xc1 nonsense")
+    heart = Path(f"/tmp/hrtem-{os.getuid()}") / camera.session / "ingest.heart"
+    session.wait_for(lambda: "messages_rejected" in read_process(heart).labelled)
+    session.process.send_signal(signal.SIGINT)
+    out, err = session.finish(code=4)
+    camera.close()
+    report = json.loads(out)
+    assert (report["exit_code"], report["archives"]) == (4, [])
+    assert "all that the feed sent was refused" in report["error"]
+    assert report["error"] in err
 
 
 def test_a_new_series_ends_the_one_before_and_silence_ends_the_last(tmp_path: Path) -> None:
@@ -434,9 +452,7 @@ def test_a_session_that_was_killed_whole_is_taken_up_by_the_next_one(tmp_path: P
     with open_archive(tmp_path / "runs" / "s.nxs") as archive:
         assert len(set(archive.scores["sequence"].tolist())) == report["archived"]
     assert call_json("verify", tmp_path / "runs" / "s.nxs")["ok"]
-    assert not Path(
-        f"/dev/shm/hrtem-{os.getuid()}-test-{os.getpid()}-{tmp_path.name[:20]}"
-    ).exists()
+    assert not Path(f"/dev/shm/hrtem-{os.getuid()}-{camera.session}").exists()
 
 
 def test_an_ingest_that_dies_after_the_end_of_its_feed_does_not_play_it_again(
