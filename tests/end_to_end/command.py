@@ -11,12 +11,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import psutil
+
+from hrtem_stream.simulators.camera import SimulatedCamera
 
 COMMAND = [sys.executable, "-m", "hrtem_stream"]
 TIMEOUT_S = 150
 ALONE = {"HRTEM_PAGE__ENABLED": "false", "HRTEM_ARCHIVE__REPORT": "false"}
 """A test that wants page or report says so; others need not wait for them."""
+
+
+def first_on_path(folder: Path) -> dict[str, str]:
+    """Give an environment in which Python looks for modules in a folder first."""
+    paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def call(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -33,6 +42,13 @@ def call_json(*arguments: object, code: int = 0) -> dict[str, Any]:
     assert done.returncode == code, f"exit {done.returncode}: {done.stderr[-3000:]}"
     content: dict[str, Any] = json.loads(done.stdout)
     return content
+
+
+def simulated_frames(path: Path, *, n_frames: int, size: int) -> Path:
+    """Write what `simulate` would, without a process of its own."""
+    camera = SimulatedCamera(n_frames=n_frames, size=size, seed=0)
+    np.savez(path, images=np.stack([frame.pixels for frame in camera]))
+    return path
 
 
 class Session:

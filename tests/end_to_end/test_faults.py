@@ -16,9 +16,10 @@ import pytest
 import zmq
 
 from hrtem_stream import open_archive
+from hrtem_stream.archive.verify import verify
 from hrtem_stream.runtime.heart import read_beat
 from hrtem_stream.runtime.readings import read_process
-from tests.end_to_end.command import Session, call, call_json
+from tests.end_to_end.command import Session, call_json, first_on_path, simulated_frames
 
 pytestmark = pytest.mark.processes
 
@@ -28,17 +29,19 @@ N_REPEATS = 30
 
 @pytest.fixture(scope="module")
 def undisturbed(frames: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Archive of a replay in which nothing was killed."""
+    """Archive of a replay in which nothing was killed, by the number of its process."""
     path = tmp_path_factory.mktemp("undisturbed") / "undisturbed.nxs"
-    call_json("replay", frames, "--segmenter", "bragg", "--output", path, "--repeat", N_REPEATS)
-    return path
+    session = Session(
+        "replay", frames, "--segmenter", "bragg", "--output", path, "--repeat", N_REPEATS
+    )
+    session.finish()
+    return path.rename(path.with_stem(str(session.process.pid)))
 
 
 @pytest.fixture(scope="module")
 def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("frames") / "frames.npz"
-    assert call("simulate", "--frames", 10, "--size", 256, "--output", path).returncode == 0
-    return path
+    return simulated_frames(path, n_frames=10, size=256)
 
 
 def _n_archived(session: Session) -> int:
@@ -102,7 +105,7 @@ def test_a_killed_stage_costs_no_frame(
         10 * N_REPEATS,
         0,
     )
-    assert call_json("verify", output)["ok"]
+    assert verify(output).differences == ()
     assert _content(output) == _content(undisturbed)
 
 
@@ -127,7 +130,7 @@ def test_ctrl_c_drains_and_closes_the_file(frames: Path, tmp_path: Path) -> None
     assert report["received"] == report["archived"] > 0
     assert report["lost"] == 0
     assert report["end_reason"] == "stopped by the user"
-    assert call_json("verify", output)["ok"]
+    assert verify(output).differences == ()
 
 
 def test_a_second_ctrl_c_leaves_a_file_that_opens_and_can_be_recovered(
@@ -159,25 +162,11 @@ def test_a_second_ctrl_c_leaves_a_file_that_opens_and_can_be_recovered(
         n_frames = len(file["entry/images/image"])
     recovered = call_json("recover", part)
     assert recovered["archived"] == n_frames > 0
-    assert call_json("verify", output)["ok"]
+    assert verify(output).differences == ()
 
 
-def test_nothing_is_left_behind_in_shared_memory_or_among_processes(
-    frames: Path, tmp_path: Path
-) -> None:
-    session = Session(
-        "replay",
-        frames,
-        "--segmenter",
-        "bragg",
-        "--output",
-        tmp_path / "out.nxs",
-        "--repeat",
-        20,
-        "--json",
-    )
-    session.finish()
-    name = f"replay-{session.process.pid}"
+def test_nothing_is_left_behind_in_shared_memory_or_among_processes(undisturbed: Path) -> None:
+    name = f"replay-{undisturbed.stem}"
     assert not Path(f"/dev/shm/hrtem-{os.getuid()}-{name}").exists()
     assert not (Path(f"/tmp/hrtem-{os.getuid()}") / name).exists()
 
@@ -283,7 +272,7 @@ def test_a_feed_that_does_everything_wrong_is_accounted_for_frame_by_frame(
         faults = opened.scores["fault"].tolist()
         assert [bool(fault) for fault in faults] == [1, 0, 0, 1, 0, 0, 1, 1, 1]
         assert opened.calibration.pixel_size_nm == pytest.approx(0.03)
-    assert call_json("verify", archive)["ok"]
+    assert verify(archive).differences == ()
 
 
 def test_a_feed_of_which_every_message_is_refused_is_not_said_to_be_well(tmp_path: Path) -> None:
@@ -357,7 +346,7 @@ def test_a_full_disk_makes_frames_wait_and_then_go_on(tmp_path: Path) -> None:
         (report,) = json.loads(session.finish()[0])["archives"]
         camera.close()
         assert (report["received"], report["archived"], report["lost"]) == (40, 40, 0)
-        assert call_json("verify", disk / "s.nxs")["ok"]
+        assert verify(disk / "s.nxs").differences == ()
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=False)
 
@@ -409,7 +398,7 @@ if "hrtem_stream.pipeline" in " ".join(sys.orig_argv) and "segment" in sys.orig_
 """
     )
     output = tmp_path / "out.nxs"
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    environment = first_on_path(tmp_path)
     done = subprocess.run(
         ["python", "-m", "hrtem_stream", "replay", str(frames), "--output", str(output),
          "--segmenter", "bragg", "--json"],
@@ -451,7 +440,7 @@ def test_a_session_that_was_killed_whole_is_taken_up_by_the_next_one(tmp_path: P
     assert report["received"] == 30 == report["archived"] + report["lost"]
     with open_archive(tmp_path / "runs" / "s.nxs") as archive:
         assert len(set(archive.scores["sequence"].tolist())) == report["archived"]
-    assert call_json("verify", tmp_path / "runs" / "s.nxs")["ok"]
+    assert verify(tmp_path / "runs" / "s.nxs").differences == ()
     assert not Path(f"/dev/shm/hrtem-{os.getuid()}-{camera.session}").exists()
 
 

@@ -15,9 +15,10 @@ import pytest
 import zmq
 
 from hrtem_stream import open_archive
+from hrtem_stream.archive.verify import verify
 from hrtem_stream.runtime.heart import read_beat
 from hrtem_stream.simulators.native import NativeSender, encode_frame, encode_start
-from tests.end_to_end.command import Session, call_json
+from tests.end_to_end.command import Session
 from tests.fuzz import spoilt
 from tests.hostile_wire import FAULTY, REJECTED
 from tests.stages.frames import normalised, raw, segmented
@@ -107,7 +108,7 @@ directory = "{tmp_path}/runs"
     (report,) = json.loads(out)["archives"]
     assert report["received"] == report["archived"] + report["lost"]
     (archive,) = (tmp_path / "runs").glob("*.nxs")
-    assert call_json("verify", archive)["ok"]
+    assert verify(archive).differences == ()
     with open_archive(archive) as opened:
         sequences = opened.scores["sequence"][opened.scores["fault"] == ""]
         assert set(range(10, 10 + N_FRAMES)) <= set(sequences.tolist())

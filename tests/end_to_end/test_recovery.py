@@ -10,10 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from hrtem_stream.archive.verify import verify
 from hrtem_stream.transport.log_format import BOOT_OFFSET, pixels_offset
 from hrtem_stream.transport.salvage import SalvagedLog
 from hrtem_stream.transport.wire import FRAME_RECORD
-from tests.end_to_end.command import Session, call, call_json
+from tests.end_to_end.command import Session, call_json, simulated_frames
 
 pytestmark = pytest.mark.processes
 
@@ -21,8 +22,7 @@ pytestmark = pytest.mark.processes
 @pytest.fixture(scope="module")
 def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("frames") / "frames.npz"
-    assert call("simulate", "--frames", 5, "--size", 128, "--output", path).returncode == 0
-    return path
+    return simulated_frames(path, n_frames=5, size=128)
 
 
 def _wait_until(is_so: Callable[[], bool], timeout_s: float = 30.0) -> None:
@@ -98,7 +98,7 @@ def test_after_the_host_went_down_archive_and_log_give_a_complete_file(
     assert archive["reasons"] == ["damaged in the frame log"]
     assert report["logs"][0]["frames"] == len(waiting) - 1
     assert log_path.exists(), "a damaged log is kept"
-    assert call_json("verify", archive["archive"])["ok"]
+    assert verify(archive["archive"]).differences == ()
     again = call_json("recover", folder, "--remove-damaged")
     assert (again["archives"], again["logs"][0]["frames"]) == ([], 0)
     assert not log_path.exists()

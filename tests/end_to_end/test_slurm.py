@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hrtem_stream.runtime.heart import read_beat
-from tests.end_to_end.command import COMMAND, Session, call
+from tests.end_to_end.command import COMMAND, Session, simulated_frames
 from tests.end_to_end.test_feeds import free_port
 
 pytestmark = pytest.mark.processes
@@ -22,7 +22,7 @@ N_FRAMES = 200
 
 def test_a_worker_that_slurm_starts_joins_and_leaves_when_its_time_is_over(tmp_path: Path) -> None:
     frames = tmp_path / "frames.npz"
-    assert call("simulate", "--frames", 10, "--size", 256, "--output", frames).returncode == 0
+    simulated_frames(frames, n_frames=10, size=256)
     ports = {"normalised": free_port(), "segmented": free_port()}
     options = []
     for name, port in ports.items():

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from hrtem_stream.archive.verify import verify
 from hrtem_stream.runtime.heart import read_beat
 from hrtem_stream.transport.keys import allow, generate_keys
-from tests.end_to_end.command import Session, call, call_json
+from tests.end_to_end.command import Session, simulated_frames
 from tests.end_to_end.network import Cable, Host, NoNamespacesError, two_hosts
 
 pytestmark = [pytest.mark.processes, pytest.mark.namespaces]
@@ -34,8 +35,7 @@ def network() -> Iterator[tuple[Host, Host, Cable]]:
 @pytest.fixture(scope="module")
 def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("frames") / "frames.npz"
-    assert call("simulate", "--frames", 10, "--size", 256, "--output", path).returncode == 0
-    return path
+    return simulated_frames(path, n_frames=10, size=256)
 
 
 @pytest.fixture
@@ -108,6 +108,6 @@ def test_every_frame_arrives_over_a_slow_cable_that_is_pulled_out(
     cable.plug()
     report = json.loads(session.finish()[0])["archives"][0]
     assert (report["received"], report["archived"], report["lost"]) == (N_FRAMES, N_FRAMES, 0)
-    assert call_json("verify", tmp_path / "out.nxs")["ok"]
+    assert verify(tmp_path / "out.nxs").differences == ()
     other.process.send_signal(signal.SIGINT)
     other.finish()
