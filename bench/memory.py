@@ -39,9 +39,11 @@ def measure(seconds: float) -> list[Row]:
         session = subprocess.Popen(
             replay_command(case, source, output), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
-        samples = _watch(session, Path(f"{output}.part"), seconds)
-        session.send_signal(signal.SIGINT)
-        _, error = session.communicate(timeout=300)
+        try:
+            samples = _watch(session, Path(f"{output}.part"), seconds)
+        finally:
+            session.send_signal(signal.SIGINT)
+            _, error = session.communicate(timeout=300)
         if session.returncode:
             sys.exit(f"the replay failed: {error.decode()[-2000:]}")
     return [_row(name, np.array(values)) for name, values in sorted(samples.items())]
@@ -57,6 +59,8 @@ def _watch(
     for _ in range(N_SAMPLES):
         time.sleep(seconds / N_SAMPLES)
         for name, stage in stages.items():
+            if not stage.is_running():
+                sys.exit(f"{name} ended during the session, and began anew: nothing to compare")
             samples[name].append(resident_mib(stage))
     return samples
 
