@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrtem_stream.science.filters import subtract_local_mean
+from hrtem_stream.science.filters import quantile, subtract_local_mean
 from hrtem_stream.science.lattice import Reflections, find_reflections
 from hrtem_stream.science.reduction import reduce_frame
 
@@ -125,8 +125,11 @@ def _scale_of(window: NDArray[np.float32]) -> LatticeScale | None:
     mean = float(window.mean())
     if not 0.0 < mean < np.inf:
         return None
-    # Hot pixels have a flat spectrum that hides the ring.
-    deviation = 1.4826 * float(np.median(np.abs(window - np.median(window))))
+    # Hot pixels have a flat spectrum that hides the ring. A sixteenth of the pixels tells the
+    # deviation as well; the median of all took as long as everything else three times over.
+    sample = window[::4, ::4]
+    middle = np.float32(quantile(sample, share=0.5))
+    deviation = 1.4826 * quantile(np.abs(sample - middle), share=0.5)
     limit = 6.0 * deviation if deviation > 0.0 else np.inf
     flat = np.clip(window - np.float32(mean), -limit, limit)
     flat = subtract_local_mean(flat, deviation_px=max(10.0, side / 16))
