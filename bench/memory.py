@@ -36,16 +36,19 @@ def measure(seconds: float) -> list[Row]:
         source = make_frames(Path(folder), SIZE, "camera")
         output = Path(folder) / "out.nxs"
         case = Case(size=SIZE, rate=RATE)
-        session = subprocess.Popen(
-            replay_command(case, source, output), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
+        log = Path(folder) / "session.log"
+        with log.open("w") as told:
+            session = subprocess.Popen(
+                replay_command(case, source, output), stdout=subprocess.DEVNULL, stderr=told
+            )
         try:
             samples = _watch(session, Path(f"{output}.part"), seconds)
         finally:
             session.send_signal(signal.SIGINT)
-            _, error = session.communicate(timeout=300)
-        if session.returncode:
-            sys.exit(f"the replay failed: {error.decode()[-2000:]}")
+            session.wait(timeout=300)
+            said = log.read_text()
+        if session.returncode or not samples:
+            sys.exit(f"a stage ended during the session: nothing to compare\n{said[-4000:]}")
     return [_row(name, np.array(values)) for name, values in sorted(samples.items())]
 
 
@@ -60,7 +63,7 @@ def _watch(
         time.sleep(seconds / N_SAMPLES)
         for name, stage in stages.items():
             if not stage.is_running():
-                sys.exit(f"{name} ended during the session, and began anew: nothing to compare")
+                return {}
             samples[name].append(resident_mib(stage))
     return samples
 
