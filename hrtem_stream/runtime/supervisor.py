@@ -110,6 +110,8 @@ class Supervisor:
         self._n_interrupts = 0
         self._drain_until_s: float | None = None
         self._told_pid = 0
+        self._looked_ns = self._awake_ns = time.monotonic_ns()
+        """When it looked last, and since when it has looked without standing still itself."""
 
     @property
     def restarts(self) -> dict[str, int]:
@@ -152,6 +154,7 @@ class Supervisor:
         leader = self._children[self._leader] if self._leader else None
         while True:
             self._watch()
+            self._excuse_a_host_that_stood_still()
             if self._n_interrupts > 1:
                 logger.warning("stopped at once; the archive opens as it is")
                 self._stop_others(())
@@ -211,6 +214,8 @@ class Supervisor:
                 child.process.kill()
                 child.process.wait()
             return
+        if code == 0 and child.spec.name == self._leader:
+            return  # it came through after the last look
         if code in FINAL_EXITS:
             raise GaveUpError(f"{child.spec.name} cannot go on", code)
         beat = read_beat(child.spec.heart)
@@ -245,7 +250,16 @@ class Supervisor:
         child.has_worked = child.has_worked or beat.n_done > 0
         is_warm = beat.n_done > 0 if child.spec.takes_up else child.has_worked
         limit_s = self._hang_s if is_warm else max(self._hang_s, self._start_up_s)
-        return time.monotonic_ns() - beat.beat_ns > limit_s * 1e9
+        return time.monotonic_ns() - max(beat.beat_ns, self._awake_ns) > limit_s * 1e9
+
+    def _excuse_a_host_that_stood_still(self) -> None:
+        """Let hearts that could not beat, as nothing on this host could run, count from now."""
+        now_ns = time.monotonic_ns()
+        still_s = (now_ns - self._looked_ns) / 1e9
+        if still_s > 0.5 * self._hang_s:
+            logger.warning("this host stood still for %.1f s", still_s)
+            self._awake_ns = now_ns
+        self._looked_ns = now_ns
 
     def _stop_others(self, specs: Sequence[ProcessSpec]) -> None:
         """Stop stages in the order of the data's way, with time to finish."""

@@ -107,6 +107,33 @@ time.sleep(60)
     assert supervisor.n_restarts == 1
 
 
+def test_no_hang_is_seen_where_the_whole_host_stood_still(tmp_path: Path) -> None:
+    """A suspended or starved machine stops the supervisor with its stages."""
+    first = PRELUDE + "while not (folder / 'through').exists(): heart.beat(); time.sleep(0.01)\n"
+    second = (
+        PRELUDE
+        + """
+heart.n_done = 1
+heart.beat()
+(folder / 'began').touch()
+while not (folder / 'still').exists(): heart.beat(); time.sleep(0.01)
+time.sleep(1.8)
+(folder / 'through').touch()
+while not stop.is_set: heart.beat(); time.sleep(0.01)
+"""
+    )
+
+    def stand_still() -> None:
+        if (tmp_path / "began").exists() and not (tmp_path / "still").exists():
+            (tmp_path / "still").touch()
+            time.sleep(1.5)
+
+    scripts = {"ingest": first, "segment": second}
+    supervisor = _supervisor(tmp_path, scripts, hang_s=1.0, watch=stand_still)
+    assert supervisor.run()
+    assert supervisor.n_restarts == 0
+
+
 def test_a_successor_that_hangs_before_its_first_frame_is_killed_as_soon(tmp_path: Path) -> None:
     """What the first one had to compile at start-up is there for the second."""
     first = PRELUDE + "while not (folder / 'third').exists(): heart.beat(); time.sleep(0.01)\n"
