@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from hrtem_stream.archive.zstd_frame import FrameCompressor
 from hrtem_stream.errors import ArchiveError
-from hrtem_stream.science.compiled import compiled
+from hrtem_stream.science.compiled import compiled, stretch
 
 Codec: TypeAlias = Literal["deflate", "zstd", "none"]
 Bytes: TypeAlias = NDArray[np.uint8]
@@ -54,30 +54,38 @@ class ChunkCompressor:
 
     def __init__(self, codec: Codec, *, dtype: np.dtype[Any], n_values: int) -> None:
         self._codec = codec
-        self._is_shuffled = len(filters_of(codec, dtype)) == 2
+        is_shuffled = len(filters_of(codec, dtype)) == 2
         self._n_filters = len(filters_of(codec, dtype))
-        n_planes = dtype.itemsize if self._is_shuffled else 1
+        n_planes = dtype.itemsize if is_shuffled else 1
         n_bytes = n_values * dtype.itemsize // n_planes
         self._frames = FrameCompressor(n_planes, n_bytes) if codec == "zstd" else None
         self._planes = (
             self._frames.planes if self._frames else np.zeros((n_planes, n_bytes), np.uint8)
         )
-        self._n_bytes = n_bytes
+        self._n_values, self._n_bytes = n_values, n_bytes
+
+    @property
+    def planes(self) -> Bytes:
+        """The planes of a chunk, to be filled: (n, at least the bytes of each)."""
+        return self._planes
 
     def compress(self, values: NDArray[Any]) -> tuple[int, bytes]:
-        """Return filter mask and payload of a chunk, given as (n_values,) contiguous values.
+        """Return filter mask and payload of a chunk, given as (n_values,) contiguous values."""
+        split_bytes(values, self._planes, 0)
+        return self.compress_planes(values.size)
 
-        A chunk that does not become smaller is stored shuffled, without compression.
+    def compress_planes(self, n_values: int) -> tuple[int, bytes]:
+        """Return filter mask and payload of the chunk whose first values lie in `planes`.
+
+        Those that are missing become 0. A chunk that does not become smaller is stored shuffled,
+        without compression.
         """
-        if self._n_filters == 0:
-            return 0, values.tobytes()
         planes = self._planes[:, : self._n_bytes]
-        if self._is_shuffled:
-            shuffle(values, out=self._planes)
-        else:
-            planes[0] = values.view(np.uint8)
+        planes[:, n_values * self._n_bytes // self._n_values :] = 0
+        if self._n_filters == 0:
+            return 0, planes.tobytes()
         payload = self._frames.compress() if self._frames else deflate(planes.reshape(-1).data)
-        if len(payload) < values.nbytes:
+        if len(payload) < planes.size:
             return 0, payload
         return 1 << (self._n_filters - 1), planes.tobytes()
 
@@ -165,24 +173,52 @@ def shuffle(values: NDArray[Any], *, out: Bytes) -> None:
     out
         (itemsize, at least n) or (n * itemsize,), overwritten.
     """
-    size, n = values.itemsize, values.size
-    planes = out.reshape(size, -1)[:, :n]
-    if size == 2:
-        _shuffle_2(values.view(np.uint16), planes)
-    elif size in (4, 8):
-        halves = values.view(np.uint32).reshape(n, -1)
-        for k in range(size // 4):
-            _shuffle_4(halves[:, k], planes[4 * k : 4 * k + 4])
+    if values.itemsize not in (2, 4, 8):
+        raise ValueError(f"values must have 2, 4 or 8 bytes, got {values.itemsize}")
+    split_bytes(values, out.reshape(values.itemsize, -1), 0)
+
+
+@compiled
+def split_bytes(values: NDArray[Any], planes: Bytes, at: int) -> None:
+    """Write byte k of each value into plane k, from value `at` on.
+
+    Parameters
+    ----------
+    values
+        (n,) contiguous.
+    planes
+        (p, at least at + n), with p the bytes of a value; or a single one, which takes all bytes as
+        they are.
+    at
+        Values that lie in the planes before these.
+    """
+    n = values.size
+    if planes.shape[0] == 1:
+        size = values.itemsize
+        _copy(values.view(np.uint8), stretch(planes, at * size, n * size))
+    elif planes.shape[0] == 2:
+        width = planes.shape[1]
+        _split_2(values.view(np.uint16), stretch(planes, at, n), stretch(planes, width + at, n))
     else:
-        raise ValueError(f"values must have 2, 4 or 8 bytes, got {size}")
+        words = values.view(np.uint32)
+        n_words = planes.shape[0] // 4
+        for k in range(n_words):
+            _split_4(
+                words[k::n_words],
+                planes[4 * k, at : at + n],
+                planes[4 * k + 1, at : at + n],
+                planes[4 * k + 2, at : at + n],
+                planes[4 * k + 3, at : at + n],
+            )
 
 
 # One loop over rows that are slices: in this form LLVM vectorises it.
 
 
 @compiled
-def _shuffle_2(words: NDArray[Any], planes: Bytes) -> None:
-    _split_2(words, planes[0], planes[1])
+def _copy(source: Bytes, target: Bytes) -> None:
+    for i in range(source.size):
+        target[i] = source[i]
 
 
 @compiled
@@ -192,11 +228,6 @@ def _split_2(words: NDArray[Any], low: Bytes, high: Bytes) -> None:
         low[i] = np.uint8(words[i])
     for i in range(words.size):
         high[i] = np.uint8(words[i] >> np.uint16(8))
-
-
-@compiled
-def _shuffle_4(words: NDArray[Any], planes: Bytes) -> None:
-    _split_4(words, planes[0], planes[1], planes[2], planes[3])
 
 
 @compiled

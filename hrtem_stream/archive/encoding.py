@@ -1,8 +1,8 @@
 """A frame, flattened and compressed into the chunks of the image dataset.
 
 The stage `sort` spends most of its time here, so a frame is taken band by band: a band is one
-chunk, whole rows of at most `BAND_BYTES`, so that the copy, the flattening, the digest, the
-shuffle and the compression find it in the cache. Nothing of the size of a frame is allocated.
+chunk, whole rows of at most `BAND_BYTES`. One pass flattens, digests and shuffles it (`bands`), and
+the compression finds it in the cache. Nothing of the size of a frame is allocated.
 """
 
 from __future__ import annotations
@@ -15,13 +15,10 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from hrtem_stream.archive.bands import BandPass
 from hrtem_stream.archive.codec import ChunkCompressor, Codec
-from hrtem_stream.science.run_length import (
-    N_PIXELS_MAX,
-    fill_runs,
-    mean_of_runs,
-    runs_of_mask,
-)
+from hrtem_stream.archive.digest import LEAST_BYTES
+from hrtem_stream.science.run_length import N_PIXELS_MAX, runs_of_mask
 
 Bits: TypeAlias = NDArray[np.bool_]
 Pixels: TypeAlias = NDArray[Any]
@@ -147,32 +144,25 @@ class FrameEncoder:
             )
         flat = np.require(pixels, requirements=["C", "A"]).reshape(-1)
         start, length = runs_of_mask(amorphous, shape=self.shape)
-        value = mean_of_runs(flat, start=start, length=length)
         scratch = self._scratch()
-        digest, stored_digest = xxhash.xxh3_64(), xxhash.xxh3_64()
+        bands = scratch.bands
+        bands.begin(flat, start=start, length=length, flatten=flatten)
         chunks = []
-        first = 0
-        for row in range(0, self.shape[0], self.chunk_shape[0]):
-            origin = row * self.shape[1]
-            received = flat[origin : origin + scratch.band.size]
-            digest.update(received.data)
-            band = scratch.band[: received.size]
-            band[...] = received
-            if flatten and start.size:
-                first = fill_runs(
-                    band, start=start, length=length, value=value, origin=origin, first=first
-                )
-                stored_digest.update(band.data)
-            scratch.band[received.size :] = 0
-            filter_mask, payload = scratch.compressor.compress(scratch.band)
-            chunks.append(Chunk(corner=(row, 0), filter_mask=filter_mask, payload=payload))
+        n_chunk = self.chunk_shape[0] * self.chunk_shape[1]
+        for first in range(0, flat.size, n_chunk):
+            stop = min(first + n_chunk, flat.size)
+            bands.take(first, stop)
+            filter_mask, payload = scratch.compressor.compress_planes(stop - first)
+            corner = first // self.shape[1], 0
+            chunks.append(Chunk(corner=corner, filter_mask=filter_mask, payload=payload))
+        digest, stored_digest = bands.digests()
         return EncodedFrame(
             chunks=tuple(chunks),
             start=start,
             length=length,
-            value=value,
-            digest=digest.intdigest(),
-            stored_digest=(stored_digest if flatten and start.size else digest).intdigest(),
+            value=bands.value,
+            digest=digest,
+            stored_digest=stored_digest,
             raw_bytes=flat.nbytes,
             stored_bytes=sum(len(chunk.payload) for chunk in chunks),
         )
@@ -190,17 +180,19 @@ class _Scratch:
     """The buffers of one thread."""
 
     def __init__(self, n: int, *, dtype: np.dtype[Any], codec: Codec) -> None:
-        self.band = np.zeros(n, dtype)
         self.compressor = ChunkCompressor(codec, dtype=dtype, n_values=n)
+        self.bands = BandPass(dtype, self.compressor.planes)
 
 
 def _compile(dtype: np.dtype[Any], codec: Codec) -> None:
     """Compile all loops for a dtype, or load them, before a frame has to wait for that."""
-    pixels = np.zeros(8, dtype)
-    start, length = runs_of_mask(np.ones((1, 1), np.bool_), shape=(1, 8))
-    value = mean_of_runs(pixels, start=start, length=length)
-    fill_runs(pixels, start=start, length=length, value=value)
-    ChunkCompressor(codec, dtype=dtype, n_values=8).compress(pixels)
+    n = 2 * LEAST_BYTES
+    scratch = _Scratch(n, dtype=dtype, codec=codec)
+    start, length = runs_of_mask(np.ones((1, 1), np.bool_), shape=(1, n))
+    scratch.bands.begin(np.zeros(n, dtype), start=start, length=length, flatten=True)
+    scratch.bands.take(0, n)
+    scratch.bands.digests()
+    scratch.compressor.compress_planes(n)
 
 
 def set_aside(

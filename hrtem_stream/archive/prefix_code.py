@@ -25,7 +25,7 @@ _SAMPLED = 1 << 16
 _SAMPLE_BYTES = 1 << 15
 """Of the sample: a code made from it is longer than the best one by less than a hundredth bit."""
 SMALL = 16
-"""Bytes below this are counted and coded two at a time."""
+"""Bytes below this are coded two at a time."""
 SMALL_BITS = 8
 """Limit of their codes, so that three pairs of them fit a word."""
 
@@ -62,29 +62,12 @@ def _reach(values: Bytes, centre: Any) -> tuple[Number, Number]:
 
 
 @compiled
-def pair_up(values: Bytes, pairs: Bytes) -> bool:
-    """Write each two bytes as one, where all are below `SMALL`; tell if so."""
+def are_small(values: Bytes) -> bool:
+    """Tell whether all are below `SMALL`."""
     highest = np.uint8(0)
     for i in range(values.size):
         highest = max(highest, values[i])
-    if highest >= SMALL:
-        return False
-    for i in range(values.size // 2):
-        pairs[i] = values[2 * i] | values[2 * i + 1] << 4
-    return True
-
-
-@compiled
-def count_pairs(values: Bytes, pairs: Bytes, counts: Integers) -> None:
-    """Count bytes that were paired up."""
-    of_pairs = np.empty(256, np.int64)
-    _count(pairs, 64, of_pairs)
-    counts[:] = 0
-    for pair in range(256):
-        counts[pair & 15] += of_pairs[pair]
-        counts[pair >> 4] += of_pairs[pair]
-    if values.size % 2:
-        counts[values[-1]] += 1
+    return bool(highest < SMALL)
 
 
 @compiled
@@ -264,13 +247,20 @@ def encode_two_paired(
     states = np.zeros((2, 3), np.uint64)
     a, b = one.size - n, other.size - n
     half = n // 2
-    pair_up(one[a:], scratch[:half])
-    pair_up(other[b:], scratch[half:])
+    _pair_up(one[a:], scratch[:half])
+    _pair_up(other[b:], scratch[half:])
     _encode_three_pairs(scratch[:half], scratch[half : 2 * half], pairs, out, spare, states)
     return (
         _encode_rest(one[:a], table, out, states[0]),
         _encode_rest(other[:b], table, spare, states[1]),
     )
+
+
+@compiled
+def _pair_up(values: Bytes, pairs: Bytes) -> None:
+    """Write each two bytes below `SMALL` as one."""
+    for i in range(values.size // 2):
+        pairs[i] = values[2 * i] | values[2 * i + 1] << 4
 
 
 # The two loops below differ in how many codes fit a word only, but a loop over a variable number

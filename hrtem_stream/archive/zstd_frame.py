@@ -29,15 +29,14 @@ from hrtem_stream.archive.prefix_code import (
     SMALL_BITS,
     Bytes,
     Words,
+    are_small,
     code_lengths,
     coded_bits,
     count_bytes,
-    count_pairs,
     encode_two,
     encode_two_paired,
     fill_code_table,
     fill_pair_table,
-    pair_up,
 )
 from hrtem_stream.science.compiled import compiled
 
@@ -157,7 +156,7 @@ def _write_plane(
             plane, first, stop, literals, ends[0, b], runs, ends[1, b], marks
         )
     tables, description = np.zeros((2, 256), np.uint64), np.empty(160, np.uint8)
-    mode, is_small, size = _prefix_code(literals[: ends[0, -1]], tables, description, scratch[0])
+    mode, is_small, size = _prefix_code(literals[: ends[0, -1]], tables, description)
     begin = at
     for b in range(n_blocks):
         first, stop = b * BLOCK_BYTES, min((b + 1) * BLOCK_BYTES, n_values)
@@ -179,19 +178,14 @@ def _write_plane(
 
 
 @compiled
-def _prefix_code(
-    literals: Bytes, tables: Words, description: Bytes, pairs: Bytes
-) -> tuple[int, bool, int]:
+def _prefix_code(literals: Bytes, tables: Words, description: Bytes) -> tuple[int, bool, int]:
     """Make the code of a plane's literals.
 
     Returns how to write them, whether they are all small, and the size of the code's description.
     """
     counts, lengths = np.empty(256, np.int64), np.empty(256, np.int64)
-    is_small = pair_up(literals, pairs)
-    if is_small:
-        count_pairs(literals, pairs[: literals.size // 2], counts)
-    else:
-        count_bytes(literals, counts)
+    is_small = are_small(literals)
+    count_bytes(literals, counts)
     n_kinds = total = 0
     for i in range(256):
         n_kinds += counts[i] > 0

@@ -103,9 +103,9 @@ def mean_of_runs(pixels: Pixels, *, start: Positions, length: Positions) -> Pixe
     flat = _read_only(np.require(pixels, requirements=["C", "A"]).reshape(-1))
     value = np.empty(start.size, pixels.dtype)
     if pixels.dtype.kind == "f":
-        _mean_floats(flat, _read_only(start), _read_only(length), value)
+        mean_floats(flat, _read_only(start), _read_only(length), value)
     else:
-        _mean_integers(flat, _read_only(start), _read_only(length), value)
+        mean_integers(flat, _read_only(start), _read_only(length), value)
     return value
 
 
@@ -152,7 +152,8 @@ def fill_runs(
     int
         `first` for the stretch that follows.
     """
-    return int(_fill(out, _read_only(start), _read_only(length), _read_only(value), origin, first))
+    runs = _read_only(start), _read_only(length), _read_only(value)
+    return int(fill_stretch(out, *runs, origin, first))
 
 
 def are_canonical(start: Positions, *, length: Positions, n_pixels: int) -> bool:
@@ -268,14 +269,16 @@ def _sum_integers(pixels: Pixels) -> np.int64:
 
 
 @compiled
-def _mean_integers(flat: Pixels, start: Positions, length: Positions, value: Pixels) -> None:
+def mean_integers(flat: Pixels, start: Positions, length: Positions, value: Pixels) -> None:
+    """Write the mean of each run, as `mean_of_runs` gives it."""
     for i in range(start.size):
         a, n = np.int64(start[i]), np.int64(length[i])
         value[i] = (2 * _sum_integers(flat[a : a + n]) + n) // (2 * n)
 
 
 @compiled
-def _mean_floats(flat: Pixels, start: Positions, length: Positions, value: Pixels) -> None:
+def mean_floats(flat: Pixels, start: Positions, length: Positions, value: Pixels) -> None:
+    """Write the mean of each run, as `mean_of_runs` gives it."""
     for i in range(start.size):
         a, n = np.int64(start[i]), np.int64(length[i])
         total = 0.0
@@ -285,9 +288,10 @@ def _mean_floats(flat: Pixels, start: Positions, length: Positions, value: Pixel
 
 
 @compiled
-def _fill(
+def fill_stretch(
     out: Pixels, start: Positions, length: Positions, value: Pixels, origin: int, first: int
 ) -> int:
+    """Do what `fill_runs` does."""
     stop = origin + out.size
     i = first
     while i < start.size:
