@@ -36,13 +36,9 @@ class BandPass:
     ----------
     dtype
         Of the pixels.
-    planes
-        (n, at least the values of a band) bytes, to be filled with the planes of each band; with
-        n = 1 its bytes stay as they are.
     """
 
-    def __init__(self, dtype: np.dtype[Any], planes: Bytes) -> None:
-        self._planes = planes
+    def __init__(self, dtype: np.dtype[Any]) -> None:
         self._tile = np.zeros(TILE_BYTES // dtype.itemsize, dtype)
         self._received, self._stored = DigestState(), DigestState()
         self._next = np.zeros(2, np.int64)
@@ -68,12 +64,19 @@ class BandPass:
         self._stored.begin()
         self._next[:] = 0
 
-    def take(self, first: int, stop: int) -> None:
-        """Take the pixels from `first` to `stop`, which follow on the last ones."""
+    def take(self, first: int, stop: int, *, planes: Bytes) -> None:
+        """Take a band: the pixels from `first` to `stop`, which follow on the last ones.
+
+        Parameters
+        ----------
+        planes
+            (n, at least the values of a band), filled with the planes of the band; with n = 1 its
+            bytes stay as they are.
+        """
         received, stored = self._received, self._stored
         _take(
             self._flat, first, stop, self._start, self._length, self.value, self._flatten,
-            self._flat.dtype.kind == "f", self._tile, self._planes, self._next,
+            self._flat.dtype.kind == "f", self._tile, planes, self._next,
             (received.sums, received.held, received.counts),
             (stored.sums, stored.held, stored.counts),
         )  # fmt: skip

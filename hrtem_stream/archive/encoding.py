@@ -8,7 +8,9 @@ the compression finds it in the cache. Nothing of the size of a frame is allocat
 from __future__ import annotations
 
 import threading
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -109,7 +111,9 @@ class FrameEncoder:
         self._threads = threading.local()
         _compile(self.dtype, codec)
 
-    def encode(self, pixels: Pixels, amorphous: Bits) -> EncodedFrame:
+    def encode(
+        self, pixels: Pixels, amorphous: Bits, *, helper: Executor | None = None
+    ) -> EncodedFrame:
         """Encode a frame and the mask of its amorphous pixels.
 
         Parameters
@@ -118,6 +122,9 @@ class FrameEncoder:
             (M, N), dtype of the series.
         amorphous
             (P, Q) bool, True where the runs are.
+        helper
+            Threads that compress every other band meanwhile; what they do not begin in time is
+            done here, so that the caller may be one of them.
 
         Raises
         ------
@@ -125,7 +132,7 @@ class FrameEncoder:
             If the pixels do not have the shape and dtype of the series, or the mask is not a
             two-dimensional array of bool.
         """
-        return self._encode(pixels, amorphous, self.keep == "graphene")
+        return self._encode(pixels, amorphous, self.keep == "graphene", helper)
 
     def encode_as_received(self, pixels: Pixels) -> EncodedFrame:
         """Encode a frame without runs, one that could not be analysed.
@@ -135,9 +142,11 @@ class FrameEncoder:
         ValueError
             If the pixels do not have the shape and dtype of the series.
         """
-        return self._encode(pixels, np.zeros((1, 1), np.bool_), False)
+        return self._encode(pixels, np.zeros((1, 1), np.bool_), False, None)
 
-    def _encode(self, pixels: Pixels, amorphous: Bits, flatten: bool) -> EncodedFrame:
+    def _encode(
+        self, pixels: Pixels, amorphous: Bits, flatten: bool, helper: Executor | None
+    ) -> EncodedFrame:
         if pixels.shape != self.shape or pixels.dtype != self.dtype:
             raise ValueError(
                 f"frame must be {self.shape} {self.dtype}, got {pixels.shape} {pixels.dtype}"
@@ -147,17 +156,14 @@ class FrameEncoder:
         scratch = self._scratch()
         bands = scratch.bands
         bands.begin(flat, start=start, length=length, flatten=flatten)
-        chunks = []
-        n_chunk = self.chunk_shape[0] * self.chunk_shape[1]
-        for first in range(0, flat.size, n_chunk):
-            stop = min(first + n_chunk, flat.size)
-            bands.take(first, stop)
-            filter_mask, payload = scratch.compressor.compress_planes(stop - first)
-            corner = first // self.shape[1], 0
-            chunks.append(Chunk(corner=corner, filter_mask=filter_mask, payload=payload))
+        jobs = self._compress(flat.size, scratch, helper)
+        chunks = tuple(
+            Chunk(corner=(k * self.chunk_shape[0], 0), filter_mask=mask, payload=payload)
+            for k, (mask, payload) in enumerate(job.finish() for job in jobs)
+        )
         digest, stored_digest = bands.digests()
         return EncodedFrame(
-            chunks=tuple(chunks),
+            chunks=chunks,
             start=start,
             length=length,
             value=bands.value,
@@ -166,6 +172,27 @@ class FrameEncoder:
             raw_bytes=flat.nbytes,
             stored_bytes=sum(len(chunk.payload) for chunk in chunks),
         )
+
+    def _compress(self, n_pixels: int, scratch: _Scratch, helper: Executor | None) -> list[_Job]:
+        """Take the frame that `scratch.bands` has begun, and begin the compression of each band."""
+        n_chunk = self.chunk_shape[0] * self.chunk_shape[1]
+        jobs: list[_Job] = []
+        try:
+            for k, first in enumerate(range(0, n_pixels, n_chunk)):
+                stop = min(first + n_chunk, n_pixels)
+                if helper is not None and k % 2 == 0 and stop < n_pixels:
+                    if k:
+                        jobs[k - 2].finish()  # whose planes are used again
+                    scratch.bands.take(first, stop, planes=scratch.given.planes)
+                    jobs.append(_Job(scratch.given, stop - first, helper))
+                else:
+                    scratch.bands.take(first, stop, planes=scratch.own.planes)
+                    jobs.append(_Job(scratch.own, stop - first))
+        except BaseException:
+            for job in jobs:
+                job.finish()  # no helper may be at work when the next frame comes
+            raise
+        return jobs
 
     def _scratch(self) -> _Scratch:
         scratch: _Scratch | None = getattr(self._threads, "scratch", None)
@@ -180,8 +207,27 @@ class _Scratch:
     """The buffers of one thread."""
 
     def __init__(self, n: int, *, dtype: np.dtype[Any], codec: Codec) -> None:
-        self.compressor = ChunkCompressor(codec, dtype=dtype, n_values=n)
-        self.bands = BandPass(dtype, self.compressor.planes)
+        self.bands = BandPass(dtype)
+        self.own, self.given = (ChunkCompressor(codec, dtype=dtype, n_values=n) for _ in range(2))
+        """For the bands that this thread compresses, and those that it gives to another."""
+
+
+class _Job:
+    """The compression of a band of `n` values: done here at once, or by a helper."""
+
+    def __init__(self, compressor: ChunkCompressor, n: int, helper: Executor | None = None) -> None:
+        self._compress = partial(compressor.compress_planes, n)
+        self._future = helper.submit(self._compress) if helper is not None else None
+        self._done = self._compress() if helper is None else None
+
+    def finish(self) -> tuple[int, bytes]:
+        """Return filter mask and payload; what no helper has begun is done here."""
+        if self._done is None:
+            if self._future is None or self._future.cancel():
+                self._done = self._compress()
+            else:
+                self._done = self._future.result()
+        return self._done
 
 
 def _compile(dtype: np.dtype[Any], codec: Codec) -> None:
@@ -190,9 +236,9 @@ def _compile(dtype: np.dtype[Any], codec: Codec) -> None:
     scratch = _Scratch(n, dtype=dtype, codec=codec)
     start, length = runs_of_mask(np.ones((1, 1), np.bool_), shape=(1, n))
     scratch.bands.begin(np.zeros(n, dtype), start=start, length=length, flatten=True)
-    scratch.bands.take(0, n)
+    scratch.bands.take(0, n, planes=scratch.own.planes)
     scratch.bands.digests()
-    scratch.compressor.compress_planes(n)
+    scratch.own.compress_planes(n)
 
 
 def set_aside(

@@ -8,6 +8,7 @@ import logging
 import re
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -87,8 +88,13 @@ class Encoders:
         encoder = FrameEncoder((side, side), dtype="<u2", codec=self._codec, keep=self._keep)
         encoder.encode(pixels, amorphous)
 
-    def encode(self, frame: SegmentedFrame, pixels: NDArray[Any]) -> EncodedFrame | SetAsideFrame:
-        """Encode a frame: flattened where it is amorphous, or as received if it has a fault."""
+    def encode(
+        self, frame: SegmentedFrame, pixels: NDArray[Any], *, helper: Executor | None = None
+    ) -> EncodedFrame | SetAsideFrame:
+        """Encode a frame: flattened where it is amorphous, or as received if it has a fault.
+
+        `helper` is what `FrameEncoder.encode` may give a part of the work to.
+        """
         header = frame.header
         if header.shape[1] == 0:
             return set_aside(pixels, shape=header.shape, dtype=header.dtype, reason=header.fault)
@@ -101,7 +107,7 @@ class Encoders:
                 self._encoders[header.shape, header.dtype] = encoder
         if header.fault or frame.method == "none":
             return encoder.encode_as_received(pixels)
-        return encoder.encode(pixels, frame.amorphous)
+        return encoder.encode(pixels, frame.amorphous, helper=helper)
 
 
 class SortedSeries:

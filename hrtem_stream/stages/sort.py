@@ -13,7 +13,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -167,7 +167,7 @@ class Sort:
         self._held: dict[int, _Held] = {}
         self._encoders = Encoders(series.codec, series.keep)
         self._threads = ThreadPoolExecutor(n_threads, thread_name_prefix="encode")
-        meter.stopwatch.n_threads = n_threads
+        self._n_threads = meter.stopwatch.n_threads = n_threads
         self._wake = os.eventfd(0, os.EFD_NONBLOCK)
         inbox.also_wake_on(self._wake)
         self._flushed_s = clock()
@@ -291,11 +291,13 @@ class Sort:
 
     def _hold_frame(self, frame: SegmentedFrame) -> None:
         self._meter.frames_received.inc()
-        encoding = self._threads.submit(self._encode, frame)
+        # A frame by itself has all threads; where frames wait, each has work of its own.
+        helper = self._threads if self._n_threads > 1 and self._is_idle() else None
+        encoding = self._threads.submit(self._encode, frame, helper)
         encoding.add_done_callback(lambda _: os.eventfd_write(self._wake, 1))
         self._held[frame.delivery.ordinal] = _Held(frame, encoding)
 
-    def _encode(self, frame: SegmentedFrame) -> Encoded:
+    def _encode(self, frame: SegmentedFrame, helper: Executor | None) -> Encoded:
         """Encode a frame, in a thread.
 
         Raises
@@ -306,7 +308,7 @@ class Sort:
             It is, but its pixels are not those that were received.
         """
         delivery, header = frame.delivery, frame.header
-        encoded = self._encoders.encode(frame, self._pixels_of(frame))
+        encoded = self._encoders.encode(frame, self._pixels_of(frame), helper=helper)
         if frame.pixels is not None:
             if encoded.digest != header.digest:
                 raise LogError(f"record {delivery.ordinal} was damaged on its way")

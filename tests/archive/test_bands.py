@@ -12,12 +12,12 @@ from hrtem_stream.science.run_length import flatten
 def take(flat, start, length, *, flattens, band, n_planes):
     """Give planes of each band, means and digests."""
     planes = np.zeros((n_planes, flat.itemsize * band // n_planes), np.uint8)
-    bands = BandPass(flat.dtype, planes)
+    bands = BandPass(flat.dtype)
     bands.begin(flat, start=start, length=length, flatten=flattens)
     taken = []
     for first in range(0, flat.size, band):
         planes[:] = 0
-        bands.take(first, min(first + band, flat.size))
+        bands.take(first, min(first + band, flat.size), planes=planes)
         taken.append(planes.copy())
     return taken, bands.value, bands.digests()
 
@@ -77,11 +77,11 @@ def test_takes_a_frame_of_any_size_that_is_one_run(n):
 def test_a_pass_is_used_for_one_frame_after_the_other():
     rng = np.random.default_rng(1)
     planes = np.zeros((2, 5000), np.uint8)
-    bands = BandPass(np.dtype("<u2"), planes)
+    bands = BandPass(np.dtype("<u2"))
     for n_runs in (1, 0, 1):
         flat = rng.integers(0, 1000, 5000).astype("<u2")
         start, length = np.array([10], np.uint32)[:n_runs], np.array([99], np.uint32)[:n_runs]
         bands.begin(flat, start=start, length=length, flatten=True)
-        bands.take(0, 5000)
+        bands.take(0, 5000, planes=planes)
         stored, _ = flatten(flat, start=start, length=length)
         assert bands.digests() == tuple(xxhash.xxh3_64_intdigest(a.data) for a in (flat, stored))

@@ -1,4 +1,5 @@
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -182,3 +183,32 @@ def test_a_damaged_chunk_is_an_archive_error(codec, payload):
 def test_an_unknown_filter_is_an_archive_error():
     with pytest.raises(ArchiveError, match="number 32008"):
         decode_chunk(b"", filter_mask=0, filters=(32008,), dtype=np.dtype("u1"), n_values=1)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_encodes_the_same_with_a_helper_even_where_it_is_called_by_its_only_thread(n_threads):
+    rng = np.random.default_rng(3)
+    pixels = rng.poisson(300, (1500, 2048)).astype("<u2")
+    amorphous = rng.random((64, 64)) < 0.3
+    encoder = FrameEncoder(pixels.shape, dtype="<u2", codec="zstd")
+    expected = encoder.encode(pixels, amorphous)
+    assert len(expected.chunks) > 3
+    with ThreadPoolExecutor(n_threads) as threads:
+        for _ in range(3):
+            encoding = threads.submit(encoder.encode, pixels, amorphous, helper=threads)
+            encoded = encoding.result(timeout=60)
+            assert encoded.chunks == expected.chunks
+            assert encoded.digest == expected.digest
+            assert encoded.stored_digest == expected.stored_digest
+
+
+def test_a_helper_that_takes_no_work_is_done_without():
+    pixels = np.random.default_rng(3).poisson(300, (1024, 1024)).astype("<u2")
+    encoder = FrameEncoder(pixels.shape, dtype="<u2", codec="zstd")
+    busy, free = threading.Event(), threading.Event()
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(lambda: (busy.set(), free.wait(60)))
+        busy.wait(60)
+        encoded = encoder.encode(pixels, np.zeros((8, 8), np.bool_), helper=threads)
+        free.set()
+    assert encoded.chunks == encoder.encode(pixels, np.zeros((8, 8), np.bool_)).chunks
