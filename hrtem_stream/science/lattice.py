@@ -83,13 +83,13 @@ def find_reflections(
     else:
         background = np.empty(maxima.size, np.float32)
         _average_around(smooth, maxima, background_px // 2, background)
-    prominence = smooth.ravel()[maxima] / np.maximum(background, np.finfo(np.float32).tiny)
-    strongest = np.argsort(-prominence, kind="stable")[: n_peaks // 2]
-    strongest = strongest[prominence[strongest] > threshold]
-    i, j = np.unravel_index(maxima[strongest], smooth.shape)
-    return np.stack(
-        [(i - rows // 2) / rows, (j - margin) / columns, prominence[strongest]], axis=1
-    ).astype(np.float64)
+    found = np.empty((n_peaks // 2, 3))
+    n = _take_strongest(smooth, maxima, background, np.float32(threshold), found)
+    found = found[:n]
+    # From pixels of the plane to 1/px.
+    found[:, 0] = (found[:, 0] - rows // 2) / rows
+    found[:, 1] = (found[:, 1] - margin) / columns
+    return found
 
 
 def lattice_image(image: Image, reflections: Reflections, *, aperture: float) -> Image:
@@ -248,6 +248,38 @@ def _is_highest(plane: Image, row: int, column: int, reach: int) -> bool:
             if plane[i, j] > plane[row, column]:
                 return False
     return True
+
+
+@compiled
+def _take_strongest(
+    plane: Image,
+    places: NDArray[np.int64],
+    background: Image,
+    threshold: np.float32,
+    strongest: Reflections,
+) -> int:
+    """Write row, column and prominence of the most prominent maxima, the first first; count them.
+
+    Of two that are alike the one that comes first is taken.
+    """
+    n_columns, n = plane.shape[1], 0
+    values = stretch(plane, 0, plane.size)
+    tiny = np.finfo(np.float32).tiny
+    for m in range(places.size):
+        prominence = np.divide(values[places[m]], max(background[m], tiny))
+        if not prominence > threshold:
+            continue
+        rank = n
+        while rank > 0 and prominence > strongest[rank - 1, 2]:
+            rank -= 1
+        if rank == strongest.shape[0]:
+            continue
+        n = min(n + 1, strongest.shape[0])
+        for k in range(n - 1, rank, -1):
+            strongest[k] = strongest[k - 1]
+        strongest[rank, 0], strongest[rank, 1] = divmod(places[m], n_columns)
+        strongest[rank, 2] = prominence
+    return n
 
 
 @compiled

@@ -7,6 +7,7 @@ import pytest
 from hrtem_stream.science.lattice import (
     _average_around,
     _find_maxima,
+    _take_strongest,
     find_reflections,
     lattice_image,
     padded_shape,
@@ -66,6 +67,23 @@ def test_the_neighbourhood_of_a_maximum_is_averaged_as_opencv_averages_it(
     _average_around(plane, places, 8, averages)
     plain = cv2.blur(plane, (17, 17), borderType=cv2.BORDER_REFLECT_101).ravel()[places]
     assert np.allclose(averages, plain, rtol=1e-6)
+
+
+@pytest.mark.parametrize("n", [0, 3, 200])
+def test_the_strongest_maxima_are_those_that_a_stable_sort_puts_first(n: int) -> None:
+    rng = np.random.default_rng(n)
+    # Few values, so that there are ties; a background of zero counts as the least number.
+    plane = rng.integers(0, 6, (40, 29)).astype(np.float32)
+    places = np.sort(rng.choice(plane.size, n, replace=False))
+    background = rng.integers(0, 3, n).astype(np.float32)
+    found = np.empty((12, 3))
+    n_found = _take_strongest(plane, places, background, np.float32(1.5), found)
+    with np.errstate(over="ignore"):
+        prominence = plane.ravel()[places] / np.maximum(background, np.finfo(np.float32).tiny)
+    strongest = np.argsort(-prominence, kind="stable")[:12]
+    strongest = strongest[prominence[strongest] > 1.5]
+    plain = np.stack([*np.divmod(places[strongest], 29), prominence[strongest]], axis=1)
+    assert np.array_equal(found[:n_found], plain)
 
 
 def test_only_one_of_each_pair_is_returned() -> None:
