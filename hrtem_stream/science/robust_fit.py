@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrtem_stream.science.bezier import bernstein
-from hrtem_stream.science.compiled import compiled
+from hrtem_stream.science.compiled import compiled, stretch
 
 Real = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -73,16 +73,18 @@ def _reweight(
     left_rows, right_rows = np.ascontiguousarray(left.T), np.ascontiguousarray(right.T)
     weights = lit.astype(np.float64)
     matrix = np.empty((n * n, n * n))
-    for _ in range(_N_REWEIGHTINGS):
+    for n_fits in range(_N_REWEIGHTINGS):
+        if n_fits > 0:
+            surface = np.dot(left, np.dot(coefficients, right_rows))
+            _tukey_weights(blocks.ravel(), surface.ravel(), lit.ravel(), weights.reshape(-1))
         _normal_matrix(np.dot(left_pairs, np.dot(weights, right_pairs.T)), matrix)
         stiffness = _STIFFNESS * np.trace(matrix) / (n * n)
         if stiffness == 0.0:
             return
         target = np.dot(left_rows, np.dot(weights * blocks, right_rows.T))
-        solution = np.linalg.solve(matrix + stiffness * bending, target.ravel())
-        coefficients[:] = solution.reshape(n, n)
-        surface = np.dot(left_rows.T, np.dot(coefficients, right_rows))
-        _tukey_weights(blocks, surface, lit, weights)
+        matrix += stiffness * bending
+        _solve_definite(matrix, target.reshape(-1))
+        coefficients[:] = target
 
 
 @compiled
@@ -115,19 +117,57 @@ def _normal_matrix(gram: Real, matrix: Real) -> None:
 
 
 @compiled
+def _solve_definite(matrix: Real, values: Real) -> None:
+    """Solve a symmetric, positive definite system in place, by elimination without pivots.
+
+    The upper triangle of the matrix is used up. For so few unknowns it takes half the time of
+    LAPACK's general solver.
+    """
+    n = values.size
+    for k in range(n):
+        for i in range(k + 1, n):
+            share = matrix[k, i] / matrix[k, k]
+            _subtract_multiple(
+                stretch(matrix, i * n + i, n - i), share, stretch(matrix, k * n + i, n - i)
+            )
+            values[i] -= share * values[k]
+    for k in range(n - 1, -1, -1):
+        for i in range(k + 1, n):
+            values[k] -= matrix[k, i] * values[i]
+        values[k] /= matrix[k, k]
+
+
+@compiled
+def _subtract_multiple(row: Real, factor: float, other: Real) -> None:
+    for j in range(row.size):
+        row[j] -= factor * other[j]
+
+
+@compiled
 def _tukey_weights(blocks: Real, surface: Real, lit: Mask, weights: Real) -> None:
-    rows, columns = blocks.shape
+    """Write the weights; all arrays are flat."""
     least = 1e-6 * np.abs(surface).max()
-    residual, deviations = np.empty(blocks.shape), np.empty(blocks.size)
+    residual, deviations = np.empty(blocks.size), np.empty(blocks.size)
+    _relative_residual(blocks, surface, least, residual)
     n = 0
-    for i in range(rows):
-        for j in range(columns):
-            residual[i, j] = blocks[i, j] / max(surface[i, j], least) - 1.0
-            if lit[i, j]:
-                deviations[n] = abs(residual[i, j])
-                n += 1
+    for i in range(blocks.size):
+        deviations[n] = abs(residual[i])
+        n += lit[i]
     reach = _TUKEY * max(1.4826 * np.median(deviations[:n]), 1e-4)
-    for i in range(rows):
-        for j in range(columns):
-            inside = max(1.0 - (residual[i, j] / reach) ** 2, 0.0)
-            weights[i, j] = inside * inside if lit[i, j] else 0.0
+    _bisquare(residual, 1.0 / reach, weights)
+    for i in range(blocks.size):
+        weights[i] *= lit[i]
+
+
+@compiled
+def _relative_residual(blocks: Real, surface: Real, least: float, residual: Real) -> None:
+    for i in range(blocks.size):
+        # Unlike the operator it does not look out for a zero, which would be pixel by pixel.
+        residual[i] = np.divide(blocks[i], max(surface[i], least)) - 1.0
+
+
+@compiled
+def _bisquare(residual: Real, scale: float, weights: Real) -> None:
+    for i in range(residual.size):
+        inside = max(1.0 - (residual[i] * scale) ** 2, 0.0)
+        weights[i] = inside * inside
