@@ -135,11 +135,9 @@ def repair_defects(image: Image) -> Image:
     median = cv2.medianBlur(image, 3)
     # The median deviation of a sixteenth of the pixels is as good, and costs nothing; the dark
     # outside of the beam says nothing of the deviation within.
-    level = median[::4, ::4].copy()
-    sample = np.abs(image[::4, ::4] - level)
-    mean = float(level.mean())
-    lit = sample[level > np.float32(0.5 * mean)]
-    deviation = 1.4826 * quantile(lit, share=0.5) if lit.size else 0.0
+    deviations = np.empty(median[::4, ::4].size, np.float32)
+    mean, n_lit = _sample_deviations(image, median, deviations)
+    deviation = 1.4826 * quantile(deviations[:n_lit], share=0.5) if n_lit else 0.0
     limit = max(_HOT_DEVIATIONS * deviation, 1e-3 * abs(mean))
     repaired: Image = np.empty_like(image)
     _replace(image.ravel(), median.ravel(), np.float32(limit), repaired.ravel())
@@ -239,6 +237,25 @@ def standardise(image: Image, *, beam_off: Mask) -> Image:
     standardised: Image = ((image - np.float32(mean.item())) * np.float32(scale)).astype(np.float32)
     standardised[beam_off] = 0.0
     return standardised
+
+
+@compiled
+def _sample_deviations(image: Image, median: Image, deviations: Image) -> tuple[float, int]:
+    """Write how far each sixteenth pixel is from the median, where that is half of its mean.
+
+    Return that mean and how many pixels those are.
+    """
+    mean = 0.0
+    for i in range(0, median.shape[0], 4):
+        for j in range(0, median.shape[1], 4):
+            mean += median[i, j]
+    mean /= max(deviations.size, 1)
+    half, n = np.float32(0.5 * mean), 0
+    for i in range(0, median.shape[0], 4):
+        for j in range(0, median.shape[1], 4):
+            deviations[n] = abs(image[i, j] - median[i, j])
+            n += median[i, j] > half
+    return mean, n
 
 
 @compiled
