@@ -103,8 +103,13 @@ def _vacuum(
         return ~beam_off if empty else np.zeros_like(beam_off)
     residual = without_lattice(centred, reflections, aperture=_APERTURE_PER_PX)
     relative = _coarse(illumination)
-    lit = _coarse(~beam_off) > 0.5 if beam_off.any() else np.ones(relative.shape, np.bool_)
-    relative /= cv2.mean(relative, mask=lit.view(np.uint8))[0] or 1.0
+    if beam_off.any():
+        lit = _coarse(~beam_off) > 0.5
+        mean = cv2.mean(relative, mask=lit.view(np.uint8))[0]
+    else:
+        lit = np.ones(relative.shape, np.bool_)
+        mean = cv2.mean(relative)[0]
+    relative /= mean or 1.0
     # What two Gaussian apertures a reflection let through of the power of white noise.
     passed = 2.0 * len(reflections) * np.pi * _APERTURE_PER_PX**2
     found = _empty_of_lattice(centred, residual, illumination=relative, lit=lit, passed=passed)
@@ -123,23 +128,27 @@ def _empty_of_lattice(
 ) -> Mask:
     """Mark where neither lattice nor texture adds to the noise, at half the resolution."""
     nowhere = np.zeros_like(lit)
-    sampled = lit[::2, ::2]
-    if not sampled.any():
-        return nowhere
     texture_power, lattice_power, power = _powers(centred, residual)
-    texture_power = (texture_power[::2, ::2] * illumination[::2, ::2])[sampled]
-    noise = _NOISE_SPREAD * quantile(texture_power, share=0.1)
-    lattice_power -= np.float32(passed * noise) / illumination
-    clean = texture_power < _CLEAN_SPREAD * noise
-    if not clean.any():
+    texture_power = blur(texture_power, deviation_px=_BLUR_PX)
+    lattice_power = blur(lattice_power, deviation_px=_BLUR_PX)
+    samples = np.empty(lit[::2, ::2].size, np.float32)
+    n = _sample_evened(texture_power, illumination, lit, samples)
+    if n == 0:
         return nowhere
-    reference = quantile(lattice_power[::2, ::2][sampled][clean], share=0.9)
+    noise = _NOISE_SPREAD * quantile(samples[:n], share=0.1)
+    _subtract_noise(lattice_power, illumination, np.float32(passed * noise))
+    clean = np.float32(_CLEAN_SPREAD * noise)
+    n = _sample_clean(lattice_power, texture_power, illumination, lit, clean, samples)
+    if n == 0:
+        return nowhere
+    reference = quantile(samples[:n], share=0.9)
     if reference < _LEAST_LATTICE * passed * noise:
         return nowhere
     found = lit & (lattice_power < _LATTICE_SHARE * reference)
     if not found.any():
         return nowhere
-    found &= power - np.float32(noise) / illumination < _EXCESS_SHARE * reference
+    excess = blur(power, deviation_px=_BLUR_PX) - np.float32(noise) / illumination
+    found &= excess < _EXCESS_SHARE * reference
     core = lattice_power < _CORE_SHARE * reference
     if not (found & core).any():
         return nowhere
@@ -149,16 +158,53 @@ def _empty_of_lattice(
     )
 
 
+@compiled
+def _sample_evened(power: Image, illumination: Image, lit: Mask, samples: Image) -> int:
+    """Write the power of the noise under even illumination, of each fourth pixel that is lit."""
+    n = 0
+    for i in range(0, power.shape[0], 2):
+        for j in range(0, power.shape[1], 2):
+            samples[n] = power[i, j] * illumination[i, j]
+            n += lit[i, j]
+    return n
+
+
+@compiled
+def _sample_clean(
+    lattice: Image, texture: Image, illumination: Image, lit: Mask, most: np.float32, samples: Image
+) -> int:
+    """Write the power of the lattice of each fourth pixel that is lit and hardly has texture."""
+    n = 0
+    for i in range(0, lattice.shape[0], 2):
+        for j in range(0, lattice.shape[1], 2):
+            samples[n] = lattice[i, j]
+            n += lit[i, j] and texture[i, j] * illumination[i, j] < most
+    return n
+
+
+@compiled
+def _subtract_noise(power: Image, illumination: Image, noise: np.float32) -> None:
+    """Subtract what the noise adds to a power, in place."""
+    n = power.shape[1]
+    for i in range(power.shape[0]):
+        _subtract_quotient(stretch(power, i * n, n), noise, stretch(illumination, i * n, n))
+
+
+@compiled
+def _subtract_quotient(row: Image, dividend: np.float32, divisors: Image) -> None:
+    for j in range(row.size):
+        # Unlike the operator it does not look out for a zero, which would be pixel by pixel.
+        row[j] -= np.divide(dividend, divisors[j])
+
+
 def _powers(centred: Image, residual: Image) -> tuple[Image, Image, Image]:
-    """Return the powers of residual, lattice and both over a neighbourhood, at half resolution."""
+    """Return the powers of residual, lattice and both, at half the resolution."""
     rows, columns = centred.shape
     if rows % 2 or columns % 2:
         lattice = centred - residual
-        coarse = [_coarse(image * image) for image in (residual, lattice, centred)]
-    else:
-        coarse = [np.empty((rows // 2, columns // 2), np.float32) for _ in range(3)]
-        _halve_powers(centred, residual, *coarse)
-    texture, ordered, both = (blur(power, deviation_px=_BLUR_PX) for power in coarse)
+        return _coarse(residual * residual), _coarse(lattice * lattice), _coarse(centred * centred)
+    texture, ordered, both = np.empty((3, rows // 2, columns // 2), np.float32)
+    _halve_powers(centred, residual, texture, ordered, both)
     return texture, ordered, both
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from hrtem_stream.science.illumination import normalise_frame, normalise_image
+from hrtem_stream.science.vacuum import _sample_clean, _sample_evened, _subtract_noise
 from tests.science import drawn
 
 
@@ -72,3 +73,20 @@ def test_an_empty_frame_is_vacuum_at_any_dose_and_under_any_illumination(
     frame = np.random.default_rng(mean).poisson(lit).astype(np.uint32)
     found = normalise_frame(frame)
     assert (found.vacuum | found.beam_off).all()
+
+
+@pytest.mark.parametrize("shape", [(128, 128), (31, 48), (1, 1)])
+def test_powers_are_sampled_as_the_plain_version_samples_them(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    texture, lattice, illumination = rng.uniform(0.5, 1.5, (3, *shape)).astype(np.float32)
+    lit = rng.random(shape) > 0.2
+    evened = (texture * illumination)[::2, ::2][lit[::2, ::2]]
+    clean = evened < np.float32(0.9)
+    samples = np.empty(lit[::2, ::2].size, np.float32)
+    n = _sample_evened(texture, illumination, lit, samples)
+    assert np.array_equal(samples[:n], evened)
+    n = _sample_clean(lattice, texture, illumination, lit, np.float32(0.9), samples)
+    assert np.array_equal(samples[:n], lattice[::2, ::2][lit[::2, ::2]][clean])
+    less = lattice.copy()
+    _subtract_noise(less, illumination, np.float32(0.3))
+    assert np.array_equal(less, lattice - np.float32(0.3) / illumination)
