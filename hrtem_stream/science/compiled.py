@@ -36,6 +36,22 @@ def store_word(_: Any, out: Any, offset: Any, word: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def multiply_add(_: Any, factor: Any, value: Any, added: Any) -> Any:
+    """Return factor · value + added, rounded once where the processor can; only in compiled code.
+
+    All three are of one floating type.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        number = arguments[0].type
+        kind = ir.FunctionType(number, [number] * 3)
+        fused = builder.module.declare_intrinsic("llvm.fmuladd", [number], kind)
+        return builder.call(fused, arguments)
+
+    return added(added, added, added), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def stretch(_: Any, array: Any, first: Any, n: Any) -> Any:
     """View n elements of a C-ordered array from a flat index on; only in compiled code.
 

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrtem_stream.science.compiled import compiled, stretch
+from hrtem_stream.science.gaussian import gaussian_average
 
 Image = NDArray[np.float32]
 
@@ -15,11 +16,8 @@ _SHRINK = 4
 
 def blur(image: Image, *, deviation_px: float) -> Image:
     """Average over a Gaussian neighbourhood, cut at three deviations."""
-    size = 2 * int(np.ceil(3.0 * deviation_px)) + 1
-    blurred: Image = cv2.GaussianBlur(
-        image, (size, size), deviation_px, borderType=cv2.BORDER_REFLECT
-    )
-    return blurred
+    reach = int(np.ceil(3.0 * deviation_px))
+    return gaussian_average(image, deviation_px=deviation_px, reach=reach, mirror=0)
 
 
 def blur_coarsely(image: Image, *, deviation_px: float) -> Image:

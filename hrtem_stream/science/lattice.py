@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from hrtem_stream.science.compiled import compiled, stretch
+from hrtem_stream.science.gaussian import gaussian_average
 from hrtem_stream.science.packed_spectrum import multiply_packed, unfold_amplitudes
 
 Image = NDArray[np.float32]
@@ -75,7 +76,8 @@ def find_reflections(
     margin = min(BACKGROUND_PX // 2 + 4, columns // 2)
     plane = np.empty((rows, margin + columns // 2 + 1), np.float32)
     unfold_amplitudes(spectrum, _weights(rows, columns), margin, plane)
-    smooth = cv2.GaussianBlur(plane, (0, 0), blur_px, borderType=cv2.BORDER_REFLECT_101)
+    reach = round(8.0 * blur_px + 1.0) // 2
+    smooth = gaussian_average(plane, deviation_px=blur_px, reach=reach, mirror=1)
     band = _band(rows, columns, margin, lowest)
     maxima = _find_maxima(smooth, band, _APART_PX // 2)
     if background_px is None:
