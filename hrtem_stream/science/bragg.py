@@ -26,13 +26,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from hrtem_stream.science.filters import (
+    average_magnitude,
     blur,
-    blur_coarsely,
     noise_deviation,
     quantile,
     subtract_local_mean,
@@ -215,7 +214,7 @@ def subtract_lattice(
 def residual_level(residual: Image, *, parameters: BraggParameters = DEFAULT) -> Image:
     """Return E from Î − I_B (step 4)."""
     limited = blur(residual, deviation_px=parameters.band_limit_px)
-    return blur_coarsely(cv2.absdiff(limited, 0.0), deviation_px=parameters.residual_blur_px)
+    return average_magnitude(limited, deviation_px=parameters.residual_blur_px)
 
 
 def threshold_level(level: Image, *, noise: float, parameters: BraggParameters = DEFAULT) -> Mask:

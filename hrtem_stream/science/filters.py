@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hrtem_stream.science.compiled import compiled, stretch
+from hrtem_stream.science.compiled import compiled, multiply_add, stretch
 from hrtem_stream.science.gaussian import gaussian_average
 
 Image = NDArray[np.float32]
@@ -20,18 +20,26 @@ def blur(image: Image, *, deviation_px: float) -> Image:
     return gaussian_average(image, deviation_px=deviation_px, reach=reach, mirror=0)
 
 
-def blur_coarsely(image: Image, *, deviation_px: float) -> Image:
-    """Average over a Gaussian neighbourhood of some pixels, computed at half the resolution.
+def average_magnitude(image: Image, *, deviation_px: float) -> Image:
+    """Average |image| over a Gaussian neighbourhood of some pixels, at half the resolution.
 
     Averaging 2 x 2 pixels and interpolating linearly between them widen the Gaussian by a
     variance of 1/4 and 3/4, which are taken off; so the deviation has to be above 1, and from 2
     on the result is that of `blur` within a few per cent.
     """
     rows, columns = image.shape
-    small = cv2.resize(image, (columns // 2, rows // 2), interpolation=cv2.INTER_AREA)
-    averaged = blur(small, deviation_px=0.5 * float(np.sqrt(deviation_px**2 - 1.0)))
-    blurred: Image = cv2.resize(averaged, (columns, rows), interpolation=cv2.INTER_LINEAR)
-    return blurred
+    halved_px = 0.5 * float(np.sqrt(deviation_px**2 - 1.0))
+    if rows % 2 or columns % 2:
+        small = cv2.resize(np.abs(image), (columns // 2, rows // 2), interpolation=cv2.INTER_AREA)
+        averaged: Image = cv2.resize(
+            blur(small, deviation_px=halved_px), (columns, rows), interpolation=cv2.INTER_LINEAR
+        )
+        return averaged
+    small = np.empty((rows // 2, columns // 2), np.float32)
+    averaged = np.empty(image.shape, np.float32)
+    _halve_magnitudes(np.ascontiguousarray(image, np.float32), small)
+    _double(blur(small, deviation_px=halved_px), averaged)
+    return averaged
 
 
 def subtract_local_mean(image: Image, *, deviation_px: float) -> Image:
@@ -120,6 +128,64 @@ def _subtract_between(
 ) -> None:
     for j in range(row.size):
         difference[j] = row[j] - (above[j] + share * (below[j] - above[j]))
+
+
+@compiled
+def _halve_magnitudes(image: Image, small: Image) -> None:
+    """Average the magnitudes of 2 x 2 pixels."""
+    n, n_small = image.shape[1], small.shape[1]
+    for i in range(small.shape[0]):
+        _average_magnitudes(
+            stretch(image, 2 * i * n, n),
+            stretch(image, (2 * i + 1) * n, n),
+            stretch(small, i * n_small, n_small),
+        )
+
+
+@compiled
+def _average_magnitudes(upper: Image, lower: Image, averages: Image) -> None:
+    for j in range(averages.size):
+        above = abs(upper[2 * j]) + abs(upper[2 * j + 1])
+        below = abs(lower[2 * j]) + abs(lower[2 * j + 1])
+        averages[j] = np.float32(0.25) * (above + below)
+
+
+@compiled
+def _double(small: Image, image: Image) -> None:
+    """Interpolate linearly between the centres of 2 x 2 pixels."""
+    rows, n_small = small.shape
+    n = image.shape[1]
+    wide = np.empty((rows, n), np.float32)
+    for i in range(rows):
+        _double_row(stretch(small, i * n_small, n_small), stretch(wide, i * n, n))
+    for i in range(rows):
+        here = stretch(wide, i * n, n)
+        above = stretch(wide, max(i - 1, 0) * n, n)
+        below = stretch(wide, min(i + 1, rows - 1) * n, n)
+        _interpolate(above, here, np.float32(0.75), stretch(image, 2 * i * n, n))
+        _interpolate(here, below, np.float32(0.25), stretch(image, (2 * i + 1) * n, n))
+
+
+@compiled
+def _double_row(row: Image, wide: Image) -> None:
+    between = row.size - 1
+    wide[0], wide[2 * between + 1] = row[0], row[between]
+    _interleave(stretch(row, 0, between), stretch(row, 1, between), stretch(wide, 1, 2 * between))
+
+
+@compiled
+def _interleave(left: Image, right: Image, wide: Image) -> None:
+    """Write what lies a quarter and three quarters of the way from left to right, in turns."""
+    for j in range(left.size):
+        step = right[j] - left[j]
+        wide[2 * j] = multiply_add(np.float32(0.25), step, left[j])
+        wide[2 * j + 1] = multiply_add(np.float32(0.75), step, left[j])
+
+
+@compiled
+def _interpolate(one: Image, other: Image, share: np.float32, between: Image) -> None:
+    for j in range(one.size):
+        between[j] = multiply_add(share, other[j] - one[j], one[j])
 
 
 @compiled

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from hrtem_stream.science.filters import (
+    average_magnitude,
     blur,
-    blur_coarsely,
     noise_deviation,
     quantile,
     subtract_local_mean,
@@ -76,9 +76,21 @@ def test_a_quantile_equals_that_of_numpy(n: int, share: float) -> None:
 
 
 @pytest.mark.parametrize("shape", [(256, 256), (129, 200)])
-def test_a_coarse_blur_equals_the_plain_one_to_two_per_cent(shape: tuple[int, int]) -> None:
-    image = np.abs(np.random.default_rng(0).standard_normal(shape)).astype(np.float32)
-    plain, coarse = blur(image, deviation_px=4.0), blur_coarsely(image, deviation_px=4.0)
+def test_the_average_magnitude_equals_the_plain_one_to_two_per_cent(
+    shape: tuple[int, int],
+) -> None:
+    image = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    plain = blur(np.abs(image), deviation_px=4.0)
+    coarse = average_magnitude(image, deviation_px=4.0)
     assert coarse.dtype == np.float32
     assert np.abs(coarse - plain).mean() < 0.01 * plain.mean()
     assert np.abs(coarse - plain)[20:-20, 20:-20].max() < 0.03 * plain.mean()
+
+
+@pytest.mark.parametrize("shape", [(256, 256), (34, 58), (2, 4)])
+def test_the_average_magnitude_is_what_opencv_makes_of_it(shape: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).normal(0.5, 2.0, shape).astype(np.float32)
+    small = cv2.resize(np.abs(image), (shape[1] // 2, shape[0] // 2), interpolation=cv2.INTER_AREA)
+    blurred = blur(small, deviation_px=0.5 * np.sqrt(15.0))
+    plain = cv2.resize(blurred, shape[::-1], interpolation=cv2.INTER_LINEAR)
+    assert np.abs(average_magnitude(image, deviation_px=4.0) - plain).max() < 2e-6
