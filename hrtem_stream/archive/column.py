@@ -96,17 +96,16 @@ class Column:
 
     def extend(self, rows: NDArray[Any]) -> None:
         """Append rows."""
-        if self.digest is not None and rows.size:
-            self.digest.update(_bytes_of(rows.astype(self._tail.dtype, copy=False)))
-        done = 0
-        while done < len(rows):
+        while len(rows):
             at = self.n % self._rows
-            count = min(self._rows - at, len(rows) - done)
-            self._tail[at : at + count] = rows[done : done + count]
-            self.n += count
-            done += count
+            stop = min(self._rows, at + len(rows))
+            self._tail[at:stop] = rows[: stop - at]
+            if self.digest is not None:
+                self.digest.update(self._bytes[at * self._row_bytes : stop * self._row_bytes])
+            self.n += stop - at
+            rows = rows[stop - at :]
             self._dirty = True
-            if at + count == self._rows:
+            if stop == self._rows:
                 self._store_full()
 
     def flush(self) -> None:

@@ -277,7 +277,8 @@ class JournalledFile:
             kept = self._committed - begin
             self._hold(view[:kept], begin)
             _write_all(self._descriptor, view[kept:], self._committed)
-        self._size = max(self._size, end)
+        if end > self._size:
+            self._size = end
 
     def truncate(self, size: int | None = None) -> int:
         """Set the end of the file as HDF5 sees it; the file itself is cut when closed."""
@@ -289,14 +290,21 @@ class JournalledFile:
         """Do nothing: only a commit decides."""
 
     def _hold(self, view: memoryview, begin: int) -> None:
-        end = begin + len(view)
-        for number in range(begin // PAGE, (end + PAGE - 1) // PAGE):
-            base = number * PAGE
-            a, b = max(begin, base), min(end, base + PAGE)
-            page = self._pages.get(number)
-            if page is None:
-                page = self._pages[number] = self._page_before(number, b - a)
-            page[a - base : b - base] = view[a - begin : b - begin]
+        number, at = divmod(begin, PAGE)
+        while len(view) > PAGE - at:
+            here = PAGE - at
+            self._page(number, here)[at:] = view[:here]
+            view = view[here:]
+            number, at = number + 1, 0
+        if view:
+            self._page(number, len(view))[at : at + len(view)] = view
+
+    def _page(self, number: int, n_bytes: int) -> bytearray:
+        """Give a page that is held back, of which so many bytes are to be overwritten."""
+        page = self._pages.get(number)
+        if page is None:
+            page = self._pages[number] = self._page_before(number, n_bytes)
+        return page
 
     def _page_before(self, number: int, n_bytes: int) -> bytearray:
         """Give a page of the file, of which so many bytes are to be overwritten."""
