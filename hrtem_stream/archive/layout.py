@@ -202,15 +202,17 @@ def printable(text: str) -> str:
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
 
 
+def text_of(text: str, n_bytes: int) -> bytes:
+    """Return a text as UTF-8 of at most so many bytes; a longer one ends in an ellipsis."""
+    utf8 = printable(text).encode()
+    if len(utf8) <= n_bytes:
+        return utf8
+    return utf8[: n_bytes - 3].decode("utf-8", "ignore").encode() + "…".encode()
+
+
 def texts_of(texts: Sequence[str], n_bytes: int) -> NDArray[np.bytes_]:
-    """Return texts as UTF-8 of at most so many bytes; longer ones end in an ellipsis."""
-    coded = []
-    for text in texts:
-        utf8 = printable(text).encode()
-        if len(utf8) > n_bytes:
-            utf8 = utf8[: n_bytes - 3].decode("utf-8", "ignore").encode() + "…".encode()
-        coded.append(utf8)
-    return np.array(coded, f"S{n_bytes}")
+    """Return texts as a column of HDF5 holds them, see `text_of`."""
+    return np.array([text_of(text, n_bytes) for text in texts], f"S{n_bytes}")
 
 
 def image_axes(entry: h5py.Group, header: ArchiveHeader) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -13,7 +14,13 @@ from numpy.typing import NDArray
 
 from hrtem_stream.archive.column import Column, WriteAt
 from hrtem_stream.archive.encoding import EncodedFrame, SetAsideFrame
-from hrtem_stream.archive.layout import SCORES, TEXT_BYTES, ArchiveHeader, texts_of
+from hrtem_stream.archive.layout import (
+    SCORES,
+    TEXT_BYTES,
+    ArchiveHeader,
+    text_of,
+    texts_of,
+)
 from hrtem_stream.archive.ledger import Loss
 from hrtem_stream.errors import ArchiveError
 from hrtem_stream.messages import SegmentedFrame
@@ -133,12 +140,12 @@ class Tables:
                     f"{frame.coefficients.shape}"
                 )
 
-    def extend(self, frames: Sequence[Row], scores: dict[str, NDArray[Any]]) -> None:
+    def extend(self, frames: Sequence[Row], scores: NDArray[np.void]) -> None:
         """Append frames and what `scores_of` makes of them."""
         rows = np.array([frame.header.row for frame, _ in frames], np.int64)
         self._frame.extend(rows)
-        for name, values in scores.items():
-            self._scores[name].extend(values)
+        for name in _GIVEN:
+            self._scores[name].extend(scores[name])
         n_runs = []
         for frame, encoded in frames:
             if isinstance(encoded, SetAsideFrame):
@@ -259,7 +266,7 @@ def working_digest(*parts: NDArray[Any]) -> int:
     """
     digest = xxhash.xxh3_64()
     for part in parts:
-        digest.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+        digest.update(np.ascontiguousarray(part).data)
     return int(digest.intdigest())
 
 
@@ -272,51 +279,57 @@ def _fits(frame: SegmentedFrame, header: ArchiveHeader) -> bool:
     )
 
 
-def scores_of(frames: Sequence[Row], archived_ns: int) -> dict[str, NDArray[Any]]:
-    """Return the rows of all score columns."""
-    segmented = [frame for frame, _ in frames]
-    headers = [frame.header for frame in segmented]
-    encoded = [encoded for _, encoded in frames]
-    aside = np.array([isinstance(one, SetAsideFrame) for one in encoded])
-    received_ns = np.array([header.received_ns for header in headers], np.int64)
-    values: dict[str, NDArray[Any]] = {}
-    for name in (
-        "graphene_fraction", "amorphous_fraction", "vacuum_fraction", "beam_off_fraction",
-    ):  # fmt: skip
-        fractions = np.array([getattr(frame, name) for frame in segmented], np.float64)
-        # What is not among the images cannot be ranked among them.
-        values[name] = np.where(aside, np.nan, fractions)
-    methods = ["none" if out else frame.method for out, frame in zip(aside, segmented, strict=True)]
-    faults = [
-        one.reason if isinstance(one, SetAsideFrame) else header.fault
-        for one, header in zip(encoded, headers, strict=True)
-    ]
-    values["method"] = texts_of(methods, 16)
-    for name in ("confidence", "agreement"):
-        values[name] = np.array([getattr(frame, name) for frame in segmented], np.float32)
-    values["scale"] = texts_of([frame.scale for frame in segmented], 16)
-    sizes = [frame.working_pixel_nm for frame in segmented]
-    values["working_pixel"] = np.array(sizes, np.float32)
-    for axis, name in enumerate(("working_rows", "working_columns")):
-        sides = [frame.amorphous.shape[axis] for frame in segmented]
-        values[name] = np.array(sides, np.int32)
-    values["attempt"] = np.array([frame.delivery.attempt for frame in segmented], np.int32)
-    values["latency"] = np.maximum(archived_ns - received_ns, 0) / 1e9
-    values["digest"] = np.array([header.digest for header in headers], np.uint64)
-    values["stored_digest"] = np.array(
-        [one.digest if isinstance(one, SetAsideFrame) else one.stored_digest for one in encoded],
-        np.uint64,
-    )
-    values["sequence"] = np.array([header.sequence for header in headers], np.int64)
-    values["ordinal"] = np.array([frame.delivery.ordinal for frame in segmented], np.int64)
-    values["name"] = texts_of([header.name for header in headers], TEXT_BYTES)
-    values["fault"] = texts_of(faults, TEXT_BYTES)
-    values["acquired_ns"] = np.array([header.acquired_ns for header in headers], np.int64)
-    values["received_ns"] = received_ns
-    values["archived_ns"] = np.full(len(frames), archived_ns, np.int64)
-    values["raw_bytes"] = np.array([header.n_bytes for header in headers], np.uint64)
-    values["stored_bytes"] = np.array([stored_bytes(one) for one in encoded], np.uint64)
-    return values
+_FRACTIONS = ("graphene_fraction", "amorphous_fraction", "vacuum_fraction", "beam_off_fraction")
+_GIVEN = tuple(field.name for field in SCORES if field.name != "working_digest")
+_RECORD = np.dtype(
+    [(field.name, field.dtype.replace("text:", "S")) for field in SCORES if field.name in _GIVEN]
+)
+
+
+def scores_of(frames: Sequence[Row], archived_ns: int) -> NDArray[np.void]:
+    """Return (n,) records of all score columns but the working digest."""
+    scores = [_scores(frame, encoded, archived_ns) for frame, encoded in frames]
+    return np.array([tuple([one[name] for name in _GIVEN]) for one in scores], _RECORD)
+
+
+def _scores(
+    frame: SegmentedFrame, encoded: EncodedFrame | SetAsideFrame, archived_ns: int
+) -> dict[str, Any]:
+    header, delivery = frame.header, frame.delivery
+    scores = {
+        "graphene_fraction": frame.graphene_fraction,
+        "amorphous_fraction": frame.amorphous_fraction,
+        "vacuum_fraction": frame.vacuum_fraction,
+        "beam_off_fraction": frame.beam_off_fraction,
+        "method": text_of(frame.method, 16),
+        "confidence": frame.confidence,
+        "agreement": frame.agreement,
+        "scale": text_of(frame.scale, 16),
+        "working_pixel": frame.working_pixel_nm,
+        "working_rows": frame.amorphous.shape[0],
+        "working_columns": frame.amorphous.shape[1],
+        "attempt": delivery.attempt,
+        "latency": max(archived_ns - header.received_ns, 0) / 1e9,
+        "digest": header.digest,
+        "sequence": header.sequence,
+        "ordinal": delivery.ordinal,
+        "name": text_of(header.name, TEXT_BYTES),
+        "fault": text_of(header.fault, TEXT_BYTES),
+        "acquired_ns": header.acquired_ns,
+        "received_ns": header.received_ns,
+        "archived_ns": archived_ns,
+        "raw_bytes": header.n_bytes,
+        "stored_bytes": stored_bytes(encoded),
+    }
+    if isinstance(encoded, EncodedFrame):
+        return scores | {"stored_digest": encoded.stored_digest}
+    # What is not among the images cannot be ranked among them.
+    return scores | {
+        **dict.fromkeys(_FRACTIONS, math.nan),
+        "method": b"none",
+        "stored_digest": encoded.digest,
+        "fault": text_of(encoded.reason, TEXT_BYTES),
+    }
 
 
 def stored_bytes(encoded: EncodedFrame | SetAsideFrame) -> int:
