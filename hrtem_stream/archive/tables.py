@@ -221,8 +221,9 @@ class Tables:
             # What a frame passed on without work does not have stays empty.
             if _fits(frame, self._header):
                 coefficients[i] = frame.coefficients
-                vacuum[i] = np.packbits(frame.vacuum)
-                beam_off[i] = np.packbits(frame.beam_off)
+                for bits, mask in ((vacuum[i], frame.vacuum), (beam_off[i], frame.beam_off)):
+                    if mask.any():  # few are
+                        bits[:] = np.packbits(mask)
                 thumbnail = frame.thumbnail
             self._thumbnails.extend(thumbnail[np.newaxis])
             runs: Any = encoded if isinstance(encoded, EncodedFrame) else _NO_RUNS

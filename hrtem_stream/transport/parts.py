@@ -21,6 +21,9 @@ Part: TypeAlias = bytes | memoryview
 MAX_META_BYTES = 65_536
 MAX_WORKING_PIXELS = 4096 * 4096
 
+_ROW_DTYPE = np.dtype("<f8")
+_MAX_BYTES_HEAD = 5
+"""Of bytes in msgpack."""
 _UNPACK_ERRORS = (
     ValueError, OverflowError, TypeError, RecursionError, msgpack.exceptions.UnpackException,
 )  # fmt: skip
@@ -49,24 +52,21 @@ def raw(array: NDArray[Any]) -> Part:
 
 def rows(table: NDArray[np.float64] | None) -> Part:
     """Give a short (n, 3) table, or that there is none, as a part."""
-    return pack(None if table is None else table.tolist())
+    return pack(None if table is None else table.astype(_ROW_DTYPE, copy=False).tobytes())
 
 
 def read_rows(part: Part, most: int, what: str) -> NDArray[np.float64] | None:
     """Give a part as an (n, 3) table; raises WireError unless its n <= `most` rows are finite."""
-    content = unpack(part, 32 * most + 16, what)
+    row_bytes = 3 * _ROW_DTYPE.itemsize
+    content = unpack(part, row_bytes * most + _MAX_BYTES_HEAD, what)
     if content is None:
         return None
-    if not (isinstance(content, list) and len(content) <= most):
-        raise WireError("meta", f"{what} must be at most {most} rows")
-    for row in content:
-        if not (isinstance(row, list) and len(row) == 3 and all(map(_is_finite, row))):
-            raise WireError("meta", f"{what} must be rows of three numbers, got {row!a:.80}")
-    return np.array(content, np.float64).reshape(len(content), 3)
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, float) and math.isfinite(value)
+    if not (isinstance(content, bytes) and len(content) % row_bytes == 0):
+        raise WireError("meta", f"{what} must be rows of three numbers, got {content!a:.80}")
+    table = np.frombuffer(content, _ROW_DTYPE).reshape(-1, 3)
+    if not np.isfinite(table).all():
+        raise WireError("meta", f"{what} must be finite")
+    return table.copy()
 
 
 def read_array(part: Part, dtype: Any, shape: tuple[int, int]) -> NDArray[Any]:
@@ -96,6 +96,26 @@ def read_bits(part: Part, shape: tuple[int, int]) -> Bits:
     mask = (
         np.unpackbits(np.frombuffer(part, np.uint8), count=n_pixels).view(np.bool_).reshape(shape)
     )
+    mask.flags.writeable = False
+    return mask
+
+
+def any_bits(mask: Bits) -> Part:
+    """Give a mask as `bits` does, and one without a pixel as nothing."""
+    return bits(mask) if mask.any() else b""
+
+
+def read_any_bits(part: Part, like: NDArray[Any]) -> Bits:
+    """Give what `any_bits` made as a read-only mask of the shape of an array that came.
+
+    Raises
+    ------
+    WireError
+        It has neither the bits of one nor none at all.
+    """
+    if len(part):
+        return read_bits(part, like.shape)
+    mask = np.zeros(like.shape, np.bool_)
     mask.flags.writeable = False
     return mask
 

@@ -7,7 +7,8 @@ A message is `[topic, envelope, meta, part...]`:
 - meta, msgpack map: the frame header or the control record, as it lies in the frame log;
 - meta of a mark: whether it is the last, and what the stages that it passed say of themselves;
   nothing where it is not and has passed none;
-- parts: arrays as raw little-endian bytes whose shapes stand in the meta of the kind;
+- parts: arrays as raw little-endian bytes whose shapes stand in the meta of the kind; masks with
+  eight pixels a byte, those of vacuum and beam off with none where no pixel is set;
 - the pixels of the frame, as its header says, for stages that cannot see the frame log.
 
 Nothing is allocated for what a message claims of itself: sizes are checked against what came.
@@ -42,10 +43,12 @@ from hrtem_stream.series_name import series_name_fault
 from hrtem_stream.transport.parts import (
     MAX_META_BYTES,
     Part,
+    any_bits,
     bits,
     need_parts,
     pack,
     raw,
+    read_any_bits,
     read_array,
     read_bits,
     read_rows,
@@ -55,7 +58,7 @@ from hrtem_stream.transport.parts import (
 )
 from hrtem_stream.transport.station_parts import mark_meta, read_mark
 
-WIRE_VERSION = 3
+WIRE_VERSION = 4
 MAX_SIDE = 16_384
 MAX_RAW_BYTES = 8 * MAX_SIDE * MAX_SIDE
 MAX_SHARDS = 10_000
@@ -166,8 +169,8 @@ def encode(message: StageMessage) -> list[Part]:
                 _sizes(message, message.image.shape),
                 raw(message.image),
                 raw(message.coefficients),
-                bits(message.vacuum),
-                bits(message.beam_off),
+                any_bits(message.vacuum),
+                any_bits(message.beam_off),
                 raw(message.thumbnail),
                 rows(message.reflections),
                 *_encode_pixels(message.pixels),
@@ -189,8 +192,8 @@ def encode(message: StageMessage) -> list[Part]:
                 ),
                 bits(message.amorphous),
                 raw(message.coefficients),
-                bits(message.vacuum),
-                bits(message.beam_off),
+                any_bits(message.vacuum),
+                any_bits(message.beam_off),
                 raw(message.thumbnail),
                 *_encode_pixels(message.pixels),
             ]
@@ -228,13 +231,14 @@ def _decode_normalised(
 ) -> NormalisedFrame:
     pixels = _take_pixels(header, parts, 7)
     shape, side, small, scale, working_pixel_nm = _read_sizes(parts[0])
+    image = read_array(parts[1], np.float32, shape)
     return NormalisedFrame(
         delivery=delivery,
         header=header,
-        image=read_array(parts[1], np.float32, shape),
+        image=image,
         coefficients=read_array(parts[2], np.float32, (side, side)),
-        vacuum=read_bits(parts[3], shape),
-        beam_off=read_bits(parts[4], shape),
+        vacuum=read_any_bits(parts[3], image),
+        beam_off=read_any_bits(parts[4], image),
         thumbnail=read_array(parts[5], np.uint8, small),
         reflections=read_rows(parts[6], MAX_REFLECTIONS, "reflections"),
         scale=scale,
@@ -253,14 +257,15 @@ def _decode_segmented(
         raise WireError("meta", "scores must be an array of a method and six numbers")
     if not all(isinstance(value, float) for value in scores[1:]):
         raise WireError("meta", "fractions must be floating-point numbers")
+    thumbnail = read_array(parts[6], np.uint8, small)
     return SegmentedFrame(
         delivery=delivery,
         header=header,
         amorphous=read_bits(parts[2], shape),
         coefficients=read_array(parts[3], np.float32, (side, side)),
-        vacuum=read_bits(parts[4], small),
-        beam_off=read_bits(parts[5], small),
-        thumbnail=read_array(parts[6], np.uint8, small),
+        vacuum=read_any_bits(parts[4], thumbnail),
+        beam_off=read_any_bits(parts[5], thumbnail),
+        thumbnail=thumbnail,
         method=scores[0],
         graphene_fraction=scores[1],
         amorphous_fraction=scores[2],
