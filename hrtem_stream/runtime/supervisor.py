@@ -8,6 +8,7 @@ Children die with it.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -22,6 +23,9 @@ from hrtem_stream.runtime.heart import read_beat
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.02
+"""Between two looks whether a process has ended."""
+LOOK_S = 0.1
+"""Between two looks at a heart, which is a file to be read, and two calls of whoever watches."""
 YOUNG_S = 1.0
 """A death is young before this age; or, unless it was killed, before the first frame done."""
 FIRST_BACK_OFF_S = 0.1
@@ -58,6 +62,8 @@ class _Child:
     """When it ended by itself of late."""
     n_restarts: int = 0
     restart_at_s: float | None = None
+    looked_s: float = -math.inf
+    """When its heart was looked at."""
     has_worked: bool = False
     """Whether it, or one before it, has done a frame: then nothing is left to be compiled."""
 
@@ -85,7 +91,7 @@ class Supervisor:
     many_deaths
         Deaths of a stage by itself, within `MANY_DEATHS_S`, after which it is given up.
     watch
-        Called about fifty times a second, for a progress bar.
+        Called about ten times a second, for a progress bar.
     """
 
     def __init__(
@@ -110,6 +116,7 @@ class Supervisor:
         self._n_interrupts = 0
         self._drain_until_s: float | None = None
         self._told_pid = 0
+        self._watched_s = -math.inf
         self._looked_ns = self._awake_ns = time.monotonic_ns()
         """When it looked last, and since when it has looked without standing still itself."""
 
@@ -153,7 +160,7 @@ class Supervisor:
     def _keep(self) -> bool:
         leader = self._children[self._leader] if self._leader else None
         while True:
-            self._watch()
+            self._let_watch()
             self._excuse_a_host_that_stood_still()
             if self._n_interrupts > 1:
                 logger.warning("stopped at once; the archive opens as it is")
@@ -175,11 +182,17 @@ class Supervisor:
                 self._tend(child)
             time.sleep(POLL_S)
 
+    def _let_watch(self) -> None:
+        now_s = time.monotonic()
+        if now_s - self._watched_s >= LOOK_S:
+            self._watched_s = now_s
+            self._watch()
+
     def _leave(self) -> bool:
         """Let the stages of this host work off what is on its way to them; tell if they could."""
         self._terminate(self._specs)
         while any(child.process.poll() is None for child in self._children.values()):
-            self._watch()
+            self._let_watch()
             if self._n_interrupts > 1:
                 logger.warning("stopped at once: what was on its way here is sent again")
                 return False
@@ -209,6 +222,9 @@ class Supervisor:
             return
         code = child.process.poll()
         if code is None:
+            if now_s - child.looked_s < LOOK_S:
+                return
+            child.looked_s = now_s
             if self._hangs(child, now_s):
                 logger.error("%s hangs and is killed", child.spec.name)
                 child.process.kill()
