@@ -186,46 +186,41 @@ def _raise(row: Image, across: Image, along: np.float32) -> None:
 @compiled
 def _find_maxima(plane: Image, band: NDArray[np.bool_], reach: int) -> NDArray[np.int64]:
     """Return where in a band no pixel in the square around is higher, as ascending flat indices."""
-    rows, columns = plane.shape
+    columns = plane.shape[1]
     places, n = np.empty(plane.size, np.int64), 0
-    marked = np.zeros((columns + 7) // 8, np.uint64)
-    marks = marked.view(np.uint8)
-    for i in range(rows):
-        # Most pixels have a higher neighbour: that is found for many at once.
-        _mark_steep(
-            stretch(plane, max(i - 1, 0) * columns, columns),
-            stretch(plane, i * columns, columns),
-            stretch(plane, min(i + 1, rows - 1) * columns, columns),
-            stretch(band, i * columns, columns),
-            marks,
-        )
-        for k in range(marked.size):
-            if marked[k] == 0:
-                continue
-            for j in range(8 * k, min(8 * k + 8, columns)):
-                if marks[j] and _is_highest(plane, i, j, reach):
-                    places[n] = i * columns + j
-                    n += 1
+    # Most pixels have a higher neighbour: that is found for many at once.
+    words = np.zeros((plane.size + 7) // 8, np.uint64)
+    marks = words.view(np.uint8)
+    _mark_steep(plane, band, marks)
+    for k in range(words.size):
+        if words[k] == 0:
+            continue
+        for place in range(8 * k, 8 * k + 8):
+            if marks[place] and _is_highest(plane, place // columns, place % columns, reach):
+                places[n] = place
+                n += 1
     return places[:n].copy()
 
 
 @compiled
-def _mark_steep(
-    above: Image, row: Image, below: Image, band: NDArray[np.bool_], marks: NDArray[np.uint8]
-) -> None:
-    """Mark the pixels of a band that none of the four neighbours exceeds."""
-    inner = row.size - 2
+def _mark_steep(plane: Image, band: NDArray[np.bool_], marks: NDArray[np.uint8]) -> None:
+    """Mark the pixels of a band that none of the four neighbours exceeds, and all at the border."""
+    rows, columns = plane.shape
+    inner = max(rows - 2, 0) * columns
     _mark_higher(
-        stretch(row, 0, inner),
-        stretch(row, 1, inner),
-        stretch(row, 2, inner),
-        stretch(above, 1, inner),
-        stretch(below, 1, inner),
-        stretch(band, 1, inner),
-        stretch(marks, 1, inner),
+        stretch(plane, columns - 1, inner),
+        stretch(plane, columns, inner),
+        stretch(plane, columns + 1, inner),
+        stretch(plane, 0, inner),
+        stretch(plane, 2 * columns, inner),
+        stretch(band, columns, inner),
+        stretch(marks, columns, inner),
     )
-    for j in (0, row.size - 1):
-        marks[j] = np.uint8(band[j])
+    for j in range(columns):
+        marks[j], marks[plane.size - 1 - j] = band[0, j], band[rows - 1, columns - 1 - j]
+    for i in range(rows):
+        marks[i * columns] = band[i, 0]
+        marks[i * columns + columns - 1] = band[i, columns - 1]
 
 
 @compiled
@@ -245,9 +240,13 @@ def _mark_higher(
 
 @compiled
 def _is_highest(plane: Image, row: int, column: int, reach: int) -> bool:
-    for i in range(max(row - reach, 0), min(row + reach + 1, plane.shape[0])):
-        for j in range(max(column - reach, 0), min(column + reach + 1, plane.shape[1])):
-            if plane[i, j] > plane[row, column]:
+    rows, columns = plane.shape
+    height = plane[row, column]
+    left, right = max(column - reach, 0), min(column + reach + 1, columns)
+    for i in range(max(row - reach, 0), min(row + reach + 1, rows)):
+        around = stretch(plane, i * columns + left, right - left)
+        for j in range(around.size):
+            if around[j] > height:
                 return False
     return True
 
@@ -298,8 +297,11 @@ def _average_around(plane: Image, places: NDArray[np.int64], reach: int, average
     for n in range(places.size):
         row, column = places[n] // columns, places[n] % columns
         while middle < row:
-            sums += plane[_mirrored(middle + reach + 1, rows)]
-            sums -= plane[_mirrored(middle - reach, rows)]
+            _slide(
+                sums,
+                stretch(plane, _mirrored(middle - reach, rows) * columns, columns),
+                stretch(plane, _mirrored(middle + reach + 1, rows) * columns, columns),
+            )
             middle += 1
         total = 0.0
         for j in range(column - reach, column + reach + 1):
@@ -308,7 +310,15 @@ def _average_around(plane: Image, places: NDArray[np.int64], reach: int, average
 
 
 @compiled
+def _slide(sums: NDArray[np.float64], left_behind: Image, reached: Image) -> None:
+    for j in range(sums.size):
+        sums[j] += np.float64(reached[j]) - np.float64(left_behind[j])
+
+
+@compiled
 def _mirrored(i: int, n: int) -> int:
+    if 0 <= i < n:
+        return i
     period = max(2 * (n - 1), 1)
     i %= period
     return i if i < n else period - i
