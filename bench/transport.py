@@ -36,7 +36,8 @@ from hrtem_stream.transport.wire import (
 
 SIDES = (512, 4096)
 LOG_BYTES = 512 << 20
-WINDOW = 256
+WINDOW = 1000
+"""As many frames as the queues of pvaPy hold in `peers`."""
 STATE_INTERVAL_S = 0.005
 MARK_INTERVAL_S = 0.05
 HIGH_WATER = 8192
